@@ -1,0 +1,1 @@
+"""The CAIDX hub: between hospital systems and AI vendors."""

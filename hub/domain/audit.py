@@ -1,0 +1,96 @@
+"""The tamper-evident audit log: each event carries the hash of the one before it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+GENESIS_HASH = "0" * 64
+"""``previous_hash`` of the first event."""
+
+
+class AuditOutcome(StrEnum):
+    """FHIR AuditEvent.outcome: 0, 4, 8, 12."""
+
+    SUCCESS = "success"
+    MINOR_FAILURE = "minor-failure"
+    SERIOUS_FAILURE = "serious-failure"
+    MAJOR_FAILURE = "major-failure"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One thing that happened to one entity."""
+
+    at: datetime
+    """UTC, microseconds."""
+    actor: str
+    """Who acted: ``source:dicom``, ``worker:<id>``, ``user:<name>``."""
+    action: str
+    """``study.received``, ``study.completed``, ``request.created`` ... : see docs/operator-guide."""
+    entity: str
+    """What it happened to: ``study:<uid>``, ``request:<id>``, ``delivery:<id>`` ..."""
+    outcome: AuditOutcome = AuditOutcome.SUCCESS
+    detail: Mapping[str, object] = field(default_factory=dict)
+    """JSON values only; identifiers yes, names and birth dates no."""
+    study_instance_uid: str = ""
+    """The study this belongs to, for its timeline; empty where none."""
+    sequence: int = 0
+    previous_hash: str = ""
+    hash: str = ""
+
+    def canonical(self) -> bytes:
+        """The bytes that are hashed: every field but ``hash``, in one fixed form."""
+        return json.dumps(
+            {
+                "sequence": self.sequence,
+                "at": self.at.isoformat(timespec="microseconds"),
+                "actor": self.actor,
+                "action": self.action,
+                "entity": self.entity,
+                "outcome": self.outcome.value,
+                "detail": dict(self.detail),
+                "study_instance_uid": self.study_instance_uid,
+                "previous_hash": self.previous_hash,
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+        ).encode()
+
+    def chained(self, sequence: int, previous_hash: str) -> AuditEvent:
+        """This event at its place in the chain."""
+        placed = replace(self, sequence=sequence, previous_hash=previous_hash, hash="")
+        return replace(placed, hash=hashlib.sha256(placed.canonical()).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class ChainBreak:
+    """The first row at which the log no longer proves itself."""
+
+    sequence: int
+    problem: str
+
+
+def first_break(events: Iterable[AuditEvent]) -> ChainBreak | None:
+    """Walk the chain from the start; None when every row proves itself.
+
+    Finds edited, removed, inserted and reordered rows. Rows cut off the end are found by
+    comparing the last hash with the head that is kept apart from the log.
+    """
+    expected_sequence, previous_hash = 1, GENESIS_HASH
+    for event in events:
+        if event.sequence != expected_sequence:
+            return ChainBreak(
+                event.sequence, f"row {expected_sequence} is missing or out of order"
+            )
+        if event.previous_hash != previous_hash:
+            return ChainBreak(event.sequence, "does not continue the row before it")
+        if hashlib.sha256(event.canonical()).hexdigest() != event.hash:
+            return ChainBreak(event.sequence, "was changed after it was written")
+        expected_sequence, previous_hash = expected_sequence + 1, event.hash
+    return None

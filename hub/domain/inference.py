@@ -1,0 +1,125 @@
+"""The vendor-neutral contract: what a model is asked, and what it may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+
+from hub.domain.finding import Finding, Region
+from hub.domain.identity import StudyIdentity
+from hub.domain.study import Series, Study
+
+
+class Priority(IntEnum):
+    """Lower runs first (HL7 OBR-5 / FHIR request-priority: stat, asap/urgent, routine)."""
+
+    STAT = 1
+    URGENT = 5
+    ROUTINE = 10
+
+
+class InputRole(StrEnum):
+    CURRENT = "current"
+    PRIOR = "prior"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelKey:
+    """The exact model a request is pinned to."""
+
+    model_id: str
+    version: str
+    sha256: str
+    """Digest of the whole package: manifest and artefacts."""
+
+    def __str__(self) -> str:
+        return f"{self.model_id}|{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImagingInput:
+    """The series a model gets, in one role."""
+
+    role: InputRole
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One question to one model about one study, pinned to what it started with."""
+
+    request_id: str
+    model: ModelKey
+    route: str
+    priority: Priority
+    study: Study
+    inputs: tuple[ImagingInput, ...]
+    reasons: tuple[str, ...]
+    """Why this request exists: the rule that matched and the series it selected."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    deadline: datetime | None = None
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """The current series (role ``current``)."""
+        return tuple(s for i in self.inputs if i.role is InputRole.CURRENT for s in i.series)
+
+
+class Outcome(StrEnum):
+    """How an inference request ended, when it ended with an answer."""
+
+    ASSESSED = "assessed"
+    NOT_ASSESSABLE = "not-assessable"
+    """The model ran and found that it cannot answer; reasons say why."""
+    UNSUITABLE = "unsuitable"
+    """The input is outside the intended use; the model was not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds spent in one part of the work."""
+
+    part: str
+    """``read``, ``decode``, ``preprocess``, ``inference``, ``postprocess``, ``encode`` ..."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResult:
+    """A model's answer. ``identity`` is what the *model's side* says it belongs to."""
+
+    request_id: str
+    model: ModelKey
+    identity: StudyIdentity
+    outcome: Outcome
+    findings: tuple[Finding, ...] = ()
+    region: Region | None = None
+    reasons: tuple[str, ...] = ()
+    """Why the outcome is not ``assessed``, in plain words."""
+    warnings: tuple[str, ...] = ()
+    timings: tuple[Timing, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.outcome is not Outcome.ASSESSED and not self.reasons:
+            raise ValueError(f"{self.outcome} needs a reason")
+        if self.outcome is Outcome.ASSESSED and not self.findings:
+            raise ValueError("an assessed result has at least one finding")
+
+
+@dataclass(frozen=True, slots=True)
+class Unsuitable:
+    """The input is outside the model's intended use."""
+
+    request_id: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The answer comes later (a vendor works on it); ask again at ``not_before``."""
+
+    request_id: str
+    job_reference: str
+    not_before: datetime

@@ -1,0 +1,494 @@
+"""The model card: everything a hospital must know of a model, from one ``model.yaml``.
+
+The AI register, the input gate, the encoders and the conformance kit all work from it.
+Only ``kind`` tells steps and inputs apart; every field is documented by the text below it,
+which is also the description in the published JSON Schema (``caidx model schema``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hub.domain.coding import Code
+
+_STRICT = {"extra": "forbid", "use_attribute_docstrings": True}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vendor:
+    """Who makes the model and answers for it."""
+
+    name: str
+    address: str = ""
+    contact: str = ""
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """A file of the package, pinned by its digest."""
+
+    path: str
+    """Relative to the manifest, inside the package; or ``python:<package>/<path>`` for a file
+    that an installed Python distribution ships."""
+    sha256: str
+    """SHA-256, 64 hexadecimal digits."""
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntendedUse:
+    """What the model is for; the input gate enforces it."""
+
+    purpose: str
+    """The intended purpose, verbatim from the instructions for use."""
+    not_for: tuple[str, ...] = ()
+    """What it must not be used for."""
+    user: str = ""
+    environment: str = ""
+    modalities: tuple[str, ...]
+    """Allowed values of Modality (0008,0060)."""
+    sop_classes: tuple[str, ...]
+    """Allowed SOP Class UIDs."""
+    body_parts: tuple[str, ...] = ()
+    """Allowed values of BodyPartExamined (0018,0015); empty: any, absent values included."""
+    excluded_body_parts: tuple[str, ...] = ()
+    """Values of BodyPartExamined that are refused."""
+    contrast: Literal["any", "required", "forbidden"] = "any"
+    minimum_age_years: float | None = None
+    maximum_age_years: float | None = None
+    sexes: tuple[str, ...] = ()
+    """Allowed values of PatientSex; empty: any."""
+    minimum_instances: int = 1
+    """Fewest instances in the chosen series."""
+    maximum_slice_thickness_mm: float | None = None
+    maximum_slice_spacing_mm: float | None = None
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regulation:
+    """The regulatory facts (MDR, AI Act)."""
+
+    medical_device: bool
+    mdr_class: str = ""
+    mdr_rule: str = ""
+    certificate_number: str = ""
+    certificate_expires: str = ""
+    """ISO date."""
+    notified_body: str = ""
+    udi_di: str = ""
+    ai_act_route: str = ""
+    ai_act_reason: str = ""
+    countries: tuple[str, ...] = ()
+
+    __pydantic_config__ = _STRICT
+
+
+# --- input -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeInput:
+    """One series of parallel slices as a 3-D grid."""
+
+    kind: Literal["volume"]
+    spacing_tolerance: float = 0.01
+    """Largest allowed relative deviation of the distance between neighbouring slices."""
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInput:
+    """One single-frame image."""
+
+    kind: Literal["image"]
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveformInput:
+    """One waveform object, its first multiplex group."""
+
+    kind: Literal["waveform"]
+    minimum_seconds: float = 0.0
+    __pydantic_config__ = _STRICT
+
+
+InputSpec = VolumeInput | ImageInput | WaveformInput
+
+# --- preprocessing steps -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescale:
+    """Stored values to modality units (PS3.3 C.11.1); refuses when the rescale is missing
+    or its type is not the one named."""
+
+    kind: Literal["rescale"]
+    unit: str
+    """Expected RescaleType; ``HU`` also accepts an absent type on CT."""
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monochrome2:
+    """Invert MONOCHROME1 so that larger means brighter; refuses colour."""
+
+    kind: Literal["monochrome2"]
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reorient:
+    """Turn and flip the axes to a patient orientation, e.g. ``HAR`` or ``FPL``: the direction in
+    which index 0, 1, 2 (slice, row, column) grows."""
+
+    kind: Literal["reorient"]
+    to: str
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resample:
+    """Linear resampling to a voxel spacing in mm (slice, row, column)."""
+
+    kind: Literal["resample"]
+    spacing_mm: tuple[float, ...]
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resize:
+    """Linear resampling of each plane to (rows, columns)."""
+
+    kind: Literal["resize"]
+    shape: tuple[int, int]
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Map [centre - width/2, centre + width/2] to [0, 1], clipped."""
+
+    kind: Literal["window"]
+    centre: float
+    width: float
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    kind: Literal["clip"]
+    minimum: float
+    maximum: float
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normalise:
+    """(x - mean) / standard_deviation; ``per: input`` computes both from the input."""
+
+    kind: Literal["normalise"]
+    per: Literal["constant", "input"] = "constant"
+    mean: float = 0.0
+    standard_deviation: float = 1.0
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankNormalise:
+    """Replace each sample by its rank, scaled to [-1, 1] (waveforms)."""
+
+    kind: Literal["rank_normalise"]
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropOrPad:
+    """Centre crop or pad each axis to a shape."""
+
+    kind: Literal["crop_or_pad"]
+    shape: tuple[int, ...]
+    value: float = 0.0
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectLead:
+    """One channel of a waveform by its source code (CID 3001), in millivolt."""
+
+    kind: Literal["select_lead"]
+    lead: Code
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResampleRate:
+    """Resample a waveform to a sampling frequency in Hz."""
+
+    kind: Literal["resample_rate"]
+    frequency_hz: float
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeSeconds:
+    """The first seconds of a waveform; refuses a shorter one."""
+
+    kind: Literal["take_seconds"]
+    seconds: float
+    __pydantic_config__ = _STRICT
+
+
+PreprocessingStep = (
+    Rescale
+    | Monochrome2
+    | Reorient
+    | Resample
+    | Resize
+    | Window
+    | Clip
+    | Normalise
+    | RankNormalise
+    | CropOrPad
+    | SelectLead
+    | ResampleRate
+    | TakeSeconds
+)
+
+# --- runtime -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorBinding:
+    """What one input of the graph is fed with."""
+
+    name: str
+    """Name of the graph's input."""
+    feed: Literal["data", "spacing_mm", "frequency_hz"] = "data"
+    """``data``: the preprocessed array; ``spacing_mm``: float32 (3,), slice, row, column."""
+    axes: str
+    """Shape with named axes, e.g. ``1 1 slice row column`` or ``1 sample``; 1 adds an axis."""
+    dtype: Literal["float32", "int16", "uint8"] = "float32"
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxRuntime:
+    """Run an ONNX graph in a local worker process."""
+
+    kind: Literal["onnx"]
+    graph: Artefact
+    inputs: tuple[TensorBinding, ...]
+    timeout_seconds: float = 120.0
+    concurrency: int = 1
+    """Most requests of this model at once, on all hosts together."""
+    __pydantic_config__ = _STRICT
+
+
+Runtime = OnnxRuntime
+
+# --- output ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statements:
+    """Sentences for people; ``{value}`` is replaced by the number."""
+
+    positive: str = ""
+    negative: str = ""
+    not_assessable: str = ""
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalarFinding:
+    """A number from an output tensor becomes a measurement."""
+
+    kind: Literal["measurement"]
+    output: str
+    """``name`` or ``name[index]`` of a graph output or a derived value."""
+    code: Code
+    unit: Code
+    tracking_identifier: str
+    finding_site: Code | None = None
+    laterality: Code | None = None
+    segments: tuple[int, ...] = ()
+    decimals: int = 1
+    valid_range: tuple[float, float] | None = None
+    """Values outside it are refused as a broken result."""
+    statement: str = ""
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceFinding:
+    """A probability becomes present or absent, with a band in between if wanted."""
+
+    kind: Literal["presence"]
+    output: str
+    code: Code
+    threshold: float
+    indeterminate_below: float | None = None
+    """Values from here up to the threshold are indeterminate."""
+    tracking_identifier: str
+    finding_site: Code | None = None
+    laterality: Code | None = None
+    segments: tuple[int, ...] = ()
+    statements: Statements = field(default_factory=Statements)
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassFinding:
+    """The most probable of several classes becomes a coded value."""
+
+    kind: Literal["class"]
+    output: str
+    """A vector of probabilities."""
+    code: Code
+    classes: tuple[Code, ...]
+    tracking_identifier: str
+    finding_site: Code | None = None
+    minimum_probability: float = 0.0
+    """Below it the answer is not assessable."""
+    statement: str = ""
+    __pydantic_config__ = _STRICT
+
+
+FindingSpec = ScalarFinding | PresenceFinding | ClassFinding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSpec:
+    """One label of the label map."""
+
+    number: int
+    label: str
+    category: Code
+    property_type: Code
+    recommended_display_rgb: tuple[int, int, int]
+    includes: tuple[int, ...] = ()
+    """Label values that also belong to this segment (nested structures)."""
+    tracking_identifier: str
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionSpec:
+    """A label-map output becomes a segmentation on the source images' grid."""
+
+    output: str
+    axes: str
+    """Axes of the output, e.g. ``1 1 slice row column``."""
+    segments: tuple[SegmentSpec, ...]
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotAssessableWhen:
+    """The model says itself that it cannot answer."""
+
+    output: str
+    """A scalar; the result is not assessable when it is below ``minimum``."""
+    minimum: float
+    reason: str
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Softmax:
+    """Softmax over the last axis of an output, into a derived value."""
+
+    kind: Literal["softmax"]
+    output: str
+    to: str
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanOverSamples:
+    """Mean over all axes but the last, into a derived vector."""
+
+    kind: Literal["mean_over_samples"]
+    output: str
+    to: str
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EcgIntervals:
+    """Per-sample wave classes (other, P, QRS, T) to median RR, PR, QRS, QT in ms and the number of
+    beats: derived values ``rr_ms``, ``pr_ms``, ``qrs_ms``, ``qt_ms``, ``beats``."""
+
+    kind: Literal["ecg_intervals"]
+    output: str
+    frequency_hz: float
+    __pydantic_config__ = _STRICT
+
+
+PostprocessingStep = Softmax | MeanOverSamples | EcgIntervals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSpec:
+    """From tensors to findings."""
+
+    postprocessing: tuple[PostprocessingStep, ...] = ()
+    not_assessable: tuple[NotAssessableWhen, ...] = ()
+    findings: tuple[FindingSpec, ...]
+    region: RegionSpec | None = None
+    statements: Statements = field(default_factory=Statements)
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Procedure:
+    """What the result is called in reports."""
+
+    title: str
+    """Series description and report title, after the ``AI`` mark."""
+    report_code: Code
+    """LOINC code of the DiagnosticReport, e.g. 18748-4."""
+    procedure_reported: Code
+    """(121058, DCM, "Procedure reported") of the SR: the imaging procedure analysed."""
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A performance claim of the vendor."""
+
+    metric: str
+    value: str
+    population: str
+    source: str = ""
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """One model, whole."""
+
+    id: str
+    """Lower-case letters, digits and hyphens; unique in the hub."""
+    name: str
+    version: str
+    vendor: Vendor
+    description: str
+    licence: str
+    intended_use: IntendedUse
+    regulation: Regulation
+    procedure: Procedure
+    input: InputSpec
+    preprocessing: tuple[PreprocessingStep, ...] = ()
+    runtime: Runtime
+    output: OutputSpec
+    claims: tuple[Claim, ...] = ()
+
+    __pydantic_config__ = _STRICT

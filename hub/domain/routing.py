@@ -1,0 +1,154 @@
+"""Which study goes to which model, and why.
+
+``match`` is pure: a study and a route in, an answer with its reasons out. A rule that
+cannot be evaluated is a third answer, never "no match".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from hub.domain.inference import Priority
+from hub.domain.study import Series, Study
+
+Variables = Mapping[str, object]
+"""What an expression may see: JSON-like values by name."""
+
+
+class RuleFailed(Exception):
+    """An expression could not be evaluated; the message holds no patient data."""
+
+
+class Predicate(Protocol):
+    """A compiled rule expression."""
+
+    @property
+    def text(self) -> str:
+        """The expression as a person wrote it."""
+        ...
+
+    def __call__(self, variables: Variables) -> bool:
+        """Evaluate.
+
+        Raises:
+            RuleFailed: a missing attribute, a wrong type, an exhausted budget.
+        """
+        ...
+
+
+class RouteMode(StrEnum):
+    ACTIVE = "active"
+    SHADOW = "shadow"
+    """The model runs and is recorded, nothing is delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One rule: when a study matches, these series go to this model."""
+
+    name: str
+    when: Predicate
+    """Over ``study``."""
+    series: Predicate
+    """Over ``study`` and ``series``; selects the input."""
+    model: str
+    """``id`` of a model package."""
+    priority: Priority
+    deliver_to: tuple[str, ...]
+    mode: RouteMode = RouteMode.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    route: str
+    series_instance_uids: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoMatch:
+    route: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleError:
+    """The rule itself is wrong: an alert, and a person mends it."""
+
+    route: str
+    reasons: tuple[str, ...]
+
+
+Decision = Match | NoMatch | RuleError
+
+
+def match(route: Route, study: Study) -> Decision:
+    """Apply one route to one study.
+
+    A study that is held back by an identity problem matches nothing, and says so.
+    """
+    if study.problems:
+        return NoMatch(route.name, study.problems)
+    seen = study_variables(study)
+    try:
+        if not route.when({"study": seen}):
+            return NoMatch(route.name, (f"not true: {route.when.text}",))
+        chosen = tuple(
+            series.series_instance_uid
+            for series in study.series
+            if route.series({"study": seen, "series": series_variables(series)})
+        )
+    except RuleFailed as error:
+        return RuleError(route.name, (str(error),))
+    if not chosen:
+        return NoMatch(route.name, (f"no series is: {route.series.text}",))
+    return Match(
+        route.name,
+        chosen,
+        (f"study: {route.when.text}", f"series: {route.series.text} ({len(chosen)} selected)"),
+    )
+
+
+def study_variables(study: Study) -> Variables:
+    """What ``study.*`` means in an expression. No name, no birth date: rules don't need them."""
+    return {
+        "study_instance_uid": study.study_instance_uid,
+        "revision": study.key.revision,
+        "modalities_in_study": list(study.modalities_in_study),
+        "study_description": study.study_description,
+        "study_date": study.study_date,
+        "accession_number": study.accession_number,
+        "patient_sex": study.patient.patient_sex,
+        "calling_ae_title": study.calling_ae_title,
+        "source": study.source,
+        "number_of_series": len(study.series),
+        "number_of_instances": len(study.instances),
+    }
+
+
+def series_variables(series: Series) -> Variables:
+    """What ``series.*`` means in an expression: the first instance speaks for the series."""
+    first = series.instances[0]
+    return {
+        "series_instance_uid": series.series_instance_uid,
+        "modality": series.modality,
+        "number_of_instances": len(series.instances),
+        "sop_class_uid": first.sop_class_uid,
+        "rows": first.rows or 0,
+        "columns": first.columns or 0,
+        "slice_thickness": first.slice_thickness or 0.0,
+        "series_description": series.attribute("series_description"),
+        "series_number": series.attribute("series_number"),
+        "body_part_examined": series.attribute("body_part_examined"),
+        "protocol_name": series.attribute("protocol_name"),
+        "convolution_kernel": series.attribute("convolution_kernel"),
+        "contrast_bolus_agent": series.attribute("contrast_bolus_agent"),
+        "image_type": series.attribute("image_type").split("\\"),
+        "manufacturer": series.attribute("manufacturer"),
+        "manufacturer_model_name": series.attribute("manufacturer_model_name"),
+        "view_position": series.attribute("view_position"),
+        "laterality": series.attribute("laterality"),
+    }

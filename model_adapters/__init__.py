@@ -1,0 +1,1 @@
+"""One folder, one way to run a model."""
