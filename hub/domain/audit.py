@@ -76,21 +76,27 @@ class ChainBreak:
     problem: str
 
 
-def first_break(events: Iterable[AuditEvent]) -> ChainBreak | None:
-    """Walk the chain from the start; None when every row proves itself.
+def first_break(
+    events: Iterable[AuditEvent], *, head_sequence: int, head_hash: str
+) -> ChainBreak | None:
+    """Walk the whole chain; None when every row proves itself and the last one is the head.
 
-    Finds edited, removed, inserted and reordered rows. Rows cut off the end are found by
-    comparing the last hash with the head that is kept apart from the log.
+    Finds edited, removed, inserted and reordered rows; the head, which is kept apart from the
+    log, also finds rows that were cut off its end or added to it.
     """
-    expected_sequence, previous_hash = 1, GENESIS_HASH
+    sequence, previous_hash = 0, GENESIS_HASH
     for event in events:
-        if event.sequence != expected_sequence:
-            return ChainBreak(
-                event.sequence, f"row {expected_sequence} is missing or out of order"
-            )
+        if event.sequence != sequence + 1:
+            return ChainBreak(event.sequence, f"row {sequence + 1} is missing or out of order")
+        if event.sequence > head_sequence:
+            return ChainBreak(event.sequence, "was added behind the head of the log")
         if event.previous_hash != previous_hash:
             return ChainBreak(event.sequence, "does not continue the row before it")
         if hashlib.sha256(event.canonical()).hexdigest() != event.hash:
             return ChainBreak(event.sequence, "was changed after it was written")
-        expected_sequence, previous_hash = expected_sequence + 1, event.hash
+        sequence, previous_hash = event.sequence, event.hash
+    if sequence < head_sequence:
+        return ChainBreak(sequence + 1, "is missing at the end of the log")
+    if previous_hash != head_hash:
+        return ChainBreak(sequence, "is not the head of the log")
     return None

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hub.domain.coding import Code
-
-_STRICT = {"extra": "forbid", "use_attribute_docstrings": True}
+from hub.domain.model_steps import STRICT, PostprocessingStep, PreprocessingStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +22,7 @@ class Vendor:
     address: str = ""
     contact: str = ""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ class Artefact:
     sha256: str
     """SHA-256, 64 hexadecimal digits."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +66,7 @@ class IntendedUse:
     maximum_slice_thickness_mm: float | None = None
     maximum_slice_spacing_mm: float | None = None
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +85,7 @@ class Regulation:
     ai_act_reason: str = ""
     countries: tuple[str, ...] = ()
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 # --- input -------------------------------------------------------------------------------
@@ -99,7 +98,7 @@ class VolumeInput:
     kind: Literal["volume"]
     spacing_tolerance: float = 0.01
     """Largest allowed relative deviation of the distance between neighbouring slices."""
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +106,7 @@ class ImageInput:
     """One single-frame image."""
 
     kind: Literal["image"]
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,150 +115,10 @@ class WaveformInput:
 
     kind: Literal["waveform"]
     minimum_seconds: float = 0.0
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 InputSpec = VolumeInput | ImageInput | WaveformInput
-
-# --- preprocessing steps -----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rescale:
-    """Stored values to modality units (PS3.3 C.11.1); refuses when the rescale is missing
-    or its type is not the one named."""
-
-    kind: Literal["rescale"]
-    unit: str
-    """Expected RescaleType; ``HU`` also accepts an absent type on CT."""
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Monochrome2:
-    """Invert MONOCHROME1 so that larger means brighter; refuses colour."""
-
-    kind: Literal["monochrome2"]
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reorient:
-    """Turn and flip the axes to a patient orientation, e.g. ``HAR`` or ``FPL``: the direction in
-    which index 0, 1, 2 (slice, row, column) grows."""
-
-    kind: Literal["reorient"]
-    to: str
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resample:
-    """Linear resampling to a voxel spacing in mm (slice, row, column)."""
-
-    kind: Literal["resample"]
-    spacing_mm: tuple[float, ...]
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resize:
-    """Linear resampling of each plane to (rows, columns)."""
-
-    kind: Literal["resize"]
-    shape: tuple[int, int]
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """Map [centre - width/2, centre + width/2] to [0, 1], clipped."""
-
-    kind: Literal["window"]
-    centre: float
-    width: float
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
-    kind: Literal["clip"]
-    minimum: float
-    maximum: float
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Normalise:
-    """(x - mean) / standard_deviation; ``per: input`` computes both from the input."""
-
-    kind: Literal["normalise"]
-    per: Literal["constant", "input"] = "constant"
-    mean: float = 0.0
-    standard_deviation: float = 1.0
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankNormalise:
-    """Replace each sample by its rank, scaled to [-1, 1] (waveforms)."""
-
-    kind: Literal["rank_normalise"]
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CropOrPad:
-    """Centre crop or pad each axis to a shape."""
-
-    kind: Literal["crop_or_pad"]
-    shape: tuple[int, ...]
-    value: float = 0.0
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectLead:
-    """One channel of a waveform by its source code (CID 3001), in millivolt."""
-
-    kind: Literal["select_lead"]
-    lead: Code
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResampleRate:
-    """Resample a waveform to a sampling frequency in Hz."""
-
-    kind: Literal["resample_rate"]
-    frequency_hz: float
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TakeSeconds:
-    """The first seconds of a waveform; refuses a shorter one."""
-
-    kind: Literal["take_seconds"]
-    seconds: float
-    __pydantic_config__ = _STRICT
-
-
-PreprocessingStep = (
-    Rescale
-    | Monochrome2
-    | Reorient
-    | Resample
-    | Resize
-    | Window
-    | Clip
-    | Normalise
-    | RankNormalise
-    | CropOrPad
-    | SelectLead
-    | ResampleRate
-    | TakeSeconds
-)
 
 # --- runtime -----------------------------------------------------------------------------
 
@@ -271,11 +130,13 @@ class TensorBinding:
     name: str
     """Name of the graph's input."""
     feed: Literal["data", "spacing_mm", "frequency_hz"] = "data"
-    """``data``: the preprocessed array; ``spacing_mm``: float32 (3,), slice, row, column."""
-    axes: str
-    """Shape with named axes, e.g. ``1 1 slice row column`` or ``1 sample``; 1 adds an axis."""
+    """``data``: the preprocessed array; ``spacing_mm``: its voxel size, float32 (3,) slice, row,
+    column or (2,) row, column; ``frequency_hz``: its sampling frequency, float32 (1,)."""
+    axes: str = ""
+    """For ``data``: shape with named axes, e.g. ``1 1 slice row column`` or ``1 sample``; each
+    axis of the data once, in any order; 1 adds an axis."""
     dtype: Literal["float32", "int16", "uint8"] = "float32"
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,11 +145,13 @@ class OnnxRuntime:
 
     kind: Literal["onnx"]
     graph: Artefact
+    external_data: tuple[Artefact, ...] = ()
+    """Files that hold the graph's external tensors; each is pinned like the graph."""
     inputs: tuple[TensorBinding, ...]
     timeout_seconds: float = 120.0
     concurrency: int = 1
     """Most requests of this model at once, on all hosts together."""
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 Runtime = OnnxRuntime
@@ -303,7 +166,7 @@ class Statements:
     positive: str = ""
     negative: str = ""
     not_assessable: str = ""
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,7 +186,7 @@ class ScalarFinding:
     valid_range: tuple[float, float] | None = None
     """Values outside it are refused as a broken result."""
     statement: str = ""
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +204,7 @@ class PresenceFinding:
     laterality: Code | None = None
     segments: tuple[int, ...] = ()
     statements: Statements = field(default_factory=Statements)
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,7 +221,7 @@ class ClassFinding:
     minimum_probability: float = 0.0
     """Below it the answer is not assessable."""
     statement: str = ""
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 FindingSpec = ScalarFinding | PresenceFinding | ClassFinding
@@ -376,7 +239,7 @@ class SegmentSpec:
     includes: tuple[int, ...] = ()
     """Label values that also belong to this segment (nested structures)."""
     tracking_identifier: str
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,7 +250,7 @@ class RegionSpec:
     axes: str
     """Axes of the output, e.g. ``1 1 slice row column``."""
     segments: tuple[SegmentSpec, ...]
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,41 +261,7 @@ class NotAssessableWhen:
     """A scalar; the result is not assessable when it is below ``minimum``."""
     minimum: float
     reason: str
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Softmax:
-    """Softmax over the last axis of an output, into a derived value."""
-
-    kind: Literal["softmax"]
-    output: str
-    to: str
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeanOverSamples:
-    """Mean over all axes but the last, into a derived vector."""
-
-    kind: Literal["mean_over_samples"]
-    output: str
-    to: str
-    __pydantic_config__ = _STRICT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EcgIntervals:
-    """Per-sample wave classes (other, P, QRS, T) to median RR, PR, QRS, QT in ms and the number of
-    beats: derived values ``rr_ms``, ``pr_ms``, ``qrs_ms``, ``qt_ms``, ``beats``."""
-
-    kind: Literal["ecg_intervals"]
-    output: str
-    frequency_hz: float
-    __pydantic_config__ = _STRICT
-
-
-PostprocessingStep = Softmax | MeanOverSamples | EcgIntervals
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -444,7 +273,7 @@ class OutputSpec:
     findings: tuple[FindingSpec, ...]
     region: RegionSpec | None = None
     statements: Statements = field(default_factory=Statements)
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -457,7 +286,7 @@ class Procedure:
     """LOINC code of the DiagnosticReport, e.g. 18748-4."""
     procedure_reported: Code
     """(121058, DCM, "Procedure reported") of the SR: the imaging procedure analysed."""
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -468,7 +297,7 @@ class Claim:
     value: str
     population: str
     source: str = ""
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -491,4 +320,9 @@ class ModelCard:
     output: OutputSpec
     claims: tuple[Claim, ...] = ()
 
-    __pydantic_config__ = _STRICT
+    @property
+    def artefacts(self) -> tuple[Artefact, ...]:
+        """Every file that belongs to the model, the graph first."""
+        return (self.runtime.graph, *self.runtime.external_data)
+
+    __pydantic_config__ = STRICT

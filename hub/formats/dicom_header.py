@@ -1,0 +1,514 @@
+"""Read the header of an encoded data set that nobody vouches for, and wrap it as a Part 10 file.
+
+The scanner is flat: it looks at top-level elements only and jumps over sequences without
+recursion, with bounds on depth, on the number of elements, on the length of each value that
+it keeps and on what a deflated data set may inflate to. Nothing that a sender can put into a
+data set makes it allocate or run without bound; whatever it cannot read is a `RejectedError`.
+
+Texts are decoded by `hub.formats.dicom_text`, elements are walked by
+`hub.formats.dicom_elements`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hub.domain.identity import PatientIdentity, derived_uid
+from hub.domain.study import Instance, Location
+from hub.errors import RejectedError
+from hub.formats.dicom_elements import (
+    BIG_ENDIAN,
+    EXPLICIT,
+    IMPLICIT,
+    Encoding,
+    MoreNeeded,
+    first_item,
+    tag_name,
+    walk,
+)
+from hub.formats.dicom_text import CharacterSet
+from hub.ports import ReceivedObject
+
+IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+DEFLATED_TRANSFER_SYNTAXES = frozenset(
+    {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
+)
+"""Deflated Explicit VR Little Endian and the two JPIP syntaxes that deflate (PS3.5 A.5, A.7, A.11)."""
+
+IMPLEMENTATION_CLASS_UID = derived_uid("implementation-class")
+IMPLEMENTATION_VERSION_NAME = "CAIDX_HUB"
+
+MAX_INFLATED_BYTES = 64 * 1024 * 1024
+"""A deflated data set has to show its whole header within this many inflated bytes."""
+_FIRST_INFLATED_BYTES = 256 * 1024
+
+_SOP_CLASS_UID = 0x00080016
+_SOP_INSTANCE_UID = 0x00080018
+_SPECIFIC_CHARACTER_SET = 0x00080005
+_ACCESSION_NUMBER = 0x00080050
+_ISSUER_OF_ACCESSION_NUMBER_SEQUENCE = 0x00080051
+_MODALITY = 0x00080060
+_PATIENT_NAME = 0x00100010
+_PATIENT_ID = 0x00100020
+_ISSUER_OF_PATIENT_ID = 0x00100021
+_PATIENT_BIRTH_DATE = 0x00100030
+_PATIENT_SEX = 0x00100040
+_SLICE_THICKNESS = 0x00180050
+_STUDY_INSTANCE_UID = 0x0020000D
+_SERIES_INSTANCE_UID = 0x0020000E
+_INSTANCE_NUMBER = 0x00200013
+_IMAGE_POSITION_PATIENT = 0x00200032
+_IMAGE_ORIENTATION_PATIENT = 0x00200037
+_FRAME_OF_REFERENCE_UID = 0x00200052
+_NUMBER_OF_FRAMES = 0x00280008
+_ROWS = 0x00280010
+_COLUMNS = 0x00280011
+_PIXEL_SPACING = 0x00280030
+
+_REQUIRED_UIDS = {
+    _SOP_CLASS_UID: "SOPClassUID",
+    _SOP_INSTANCE_UID: "SOPInstanceUID",
+    _STUDY_INSTANCE_UID: "StudyInstanceUID",
+    _SERIES_INSTANCE_UID: "SeriesInstanceUID",
+}
+
+_TYPED = frozenset(
+    {
+        *_REQUIRED_UIDS,
+        _SPECIFIC_CHARACTER_SET,
+        _ACCESSION_NUMBER,
+        _ISSUER_OF_ACCESSION_NUMBER_SEQUENCE,
+        _MODALITY,
+        _PATIENT_NAME,
+        _PATIENT_ID,
+        _ISSUER_OF_PATIENT_ID,
+        _PATIENT_BIRTH_DATE,
+        _PATIENT_SEX,
+        _SLICE_THICKNESS,
+        _INSTANCE_NUMBER,
+        _IMAGE_POSITION_PATIENT,
+        _IMAGE_ORIENTATION_PATIENT,
+        _FRAME_OF_REFERENCE_UID,
+        _NUMBER_OF_FRAMES,
+        _ROWS,
+        _COLUMNS,
+        _PIXEL_SPACING,
+    }
+)
+
+TEXT_ATTRIBUTES: Mapping[int, str] = {
+    0x00080005: "specific_character_set",
+    0x00080008: "image_type",
+    0x00080012: "instance_creation_date",
+    0x00080020: "study_date",
+    0x00080021: "series_date",
+    0x00080022: "acquisition_date",
+    0x00080023: "content_date",
+    0x00080030: "study_time",
+    0x00080031: "series_time",
+    0x00080032: "acquisition_time",
+    0x00080033: "content_time",
+    0x00080070: "manufacturer",
+    0x00080080: "institution_name",
+    0x00080090: "referring_physician_name",
+    0x00081030: "study_description",
+    0x0008103E: "series_description",
+    0x00081090: "manufacturer_model_name",
+    0x00101010: "patient_age",
+    0x00180010: "contrast_bolus_agent",
+    0x00180015: "body_part_examined",
+    0x00180060: "kvp",
+    0x00180088: "spacing_between_slices",
+    0x00181000: "device_serial_number",
+    0x00181030: "protocol_name",
+    0x00181120: "gantry_detector_tilt",
+    0x00181210: "convolution_kernel",
+    0x00185100: "patient_position",
+    0x00185101: "view_position",
+    0x00200010: "study_id",
+    0x00200011: "series_number",
+    0x00200012: "acquisition_number",
+    0x00200020: "patient_orientation",
+    0x00200060: "laterality",
+    0x00200062: "image_laterality",
+    0x00201040: "position_reference_indicator",
+    0x00280004: "photometric_interpretation",
+    0x00280301: "burned_in_annotation",
+    0x00281052: "rescale_intercept",
+    0x00281053: "rescale_slope",
+    0x00281054: "rescale_type",
+}
+"""Tag -> key in ``Instance.attributes``, for elements that hold text."""
+
+NUMBER_ATTRIBUTES: Mapping[int, str] = {
+    0x00280002: "samples_per_pixel",
+    0x00280100: "bits_allocated",
+    0x00280101: "bits_stored",
+    0x00280102: "high_bit",
+    0x00280103: "pixel_representation",
+}
+"""Tag -> key in ``Instance.attributes``, for elements that hold one US."""
+
+WANTED = frozenset({*_TYPED, *TEXT_ATTRIBUTES, *NUMBER_ATTRIBUTES})
+"""Every element that the scanner keeps; all others are jumped over."""
+
+_DECIMALS = {
+    0x00180060,
+    0x00180088,
+    0x00181120,
+    0x00281052,
+    0x00281053,
+}
+"""Text attributes of VR DS with one value: kept only when they are finite numbers."""
+
+_UID = re.compile(r"[0-9]+(?:\.[0-9]+)*\Z")
+_LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9]")
+_MAX_UID_LENGTH = 64
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}\Z")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderScan:
+    """What the scanner kept of one data set; its four UIDs are present and well formed."""
+
+    transfer_syntax_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    elements: Mapping[int, bytes] = field(repr=False)
+    """Raw values by tag (``0xGGGGEEEE``)."""
+    encoding: Encoding
+    warnings: tuple[str, ...] = ()
+    """What was tolerated; no patient data."""
+
+
+def scan_header(data_set: bytes, transfer_syntax_uid: str) -> HeaderScan:
+    """Read the header of an encoded data set, up to its pixel data (7FE0,0010).
+
+    Supports Implicit VR Little Endian, Explicit VR Little and Big Endian, the deflated
+    syntaxes and all encapsulated ones (PS3.5 annex A). UIDs follow PS3.5 9.1, except that
+    leading zeros in a component are tolerated with a warning.
+
+    Raises:
+        RejectedError: the data set cannot be read, or a UID that identifies it is missing
+            or malformed. The message names tags and byte offsets, never a value.
+    """
+    warnings: list[str] = []
+    encoding = _encoding(transfer_syntax_uid)
+    if transfer_syntax_uid in DEFLATED_TRANSFER_SYNTAXES:
+        elements = _walk_deflated(data_set, encoding, warnings)
+    else:
+        elements = walk(data_set, encoding, WANTED, warnings)
+    uids = {
+        tag: _required_uid(elements, tag, name, warnings) for tag, name in _REQUIRED_UIDS.items()
+    }
+    return HeaderScan(
+        transfer_syntax_uid=transfer_syntax_uid,
+        sop_class_uid=uids[_SOP_CLASS_UID],
+        sop_instance_uid=uids[_SOP_INSTANCE_UID],
+        study_instance_uid=uids[_STUDY_INSTANCE_UID],
+        series_instance_uid=uids[_SERIES_INSTANCE_UID],
+        elements=elements,
+        encoding=encoding,
+        warnings=tuple(warnings),
+    )
+
+
+def _encoding(transfer_syntax_uid: str) -> Encoding:
+    if transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
+        return IMPLICIT
+    if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
+        return BIG_ENDIAN
+    if transfer_syntax_uid.startswith("1.2.840.10008.1.2."):
+        return EXPLICIT
+    raise RejectedError("the transfer syntax is not one of PS3.5 annex A")
+
+
+def _walk_deflated(data_set: bytes, encoding: Encoding, warnings: list[str]) -> dict[int, bytes]:
+    """Inflate no more than the header needs: a little first, then up to the limit."""
+    for limit in (_FIRST_INFLATED_BYTES, MAX_INFLATED_BYTES):
+        inflated, whole = _inflate(data_set, limit)
+        found: list[str] = []
+        try:
+            elements = walk(inflated, encoding, WANTED, found, whole=whole)
+        except MoreNeeded:
+            continue
+        warnings.extend(found)
+        return elements
+    raise RejectedError(
+        f"the header of the deflated data set does not end within {MAX_INFLATED_BYTES} bytes"
+    )
+
+
+def _inflate(data_set: bytes, limit: int) -> tuple[bytes, bool]:
+    """At most ``limit`` inflated bytes, and whether that is all of them."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = inflater.decompress(data_set, limit)
+    except zlib.error as error:
+        raise RejectedError("the deflated data set is corrupt") from error
+    if not inflater.eof and len(inflated) < limit:
+        raise RejectedError("the deflated data set ends before its last block")
+    return inflated, inflater.eof
+
+
+def _required_uid(
+    elements: Mapping[int, bytes], tag: int, name: str, warnings: list[str]
+) -> str:
+    raw = elements.get(tag)
+    if raw is None:
+        raise RejectedError(f"{name} {tag_name(tag)} is missing")
+    value = raw.rstrip(b"\0 ").decode("ascii", "replace")
+    if not value:
+        raise RejectedError(f"{name} {tag_name(tag)} is empty")
+    if len(value) > _MAX_UID_LENGTH:
+        raise RejectedError(f"{name} {tag_name(tag)} is longer than 64 characters")
+    if not _UID.match(value):
+        raise RejectedError(f"{name} {tag_name(tag)} is not a UID")
+    if _LEADING_ZERO.search(value):
+        warnings.append(f"{name} has a component with leading zeros")
+    return value
+
+
+# --- from the scan to the domain ---------------------------------------------------------
+
+
+def instance_from_header(scan: HeaderScan, *, sha256: str, location: Location) -> Instance:
+    """The domain's view of a scanned data set.
+
+    Texts are decoded by Specific Character Set (0008,0005). Numbers that are no numbers
+    (text, NaN, infinite) are ``None`` and are told in ``Instance.warnings``; so are
+    characters that could not be decoded. Attributes that the header does not have, or has
+    empty, are absent from ``Instance.attributes``.
+
+    Args:
+        scan: the scanned header.
+        sha256: SHA-256 of the encoded data set, hexadecimal.
+        location: where the Part 10 file lies.
+    """
+    values = _Values(scan)
+    position = values.decimals(_IMAGE_POSITION_PATIENT, 3)
+    orientation = values.decimals(_IMAGE_ORIENTATION_PATIENT, 6)
+    spacing = values.decimals(_PIXEL_SPACING, 2)
+    thickness = values.decimals(_SLICE_THICKNESS, 1)
+    return Instance(
+        sop_instance_uid=scan.sop_instance_uid,
+        sop_class_uid=scan.sop_class_uid,
+        series_instance_uid=scan.series_instance_uid,
+        study_instance_uid=scan.study_instance_uid,
+        transfer_syntax_uid=scan.transfer_syntax_uid,
+        patient=_patient(values),
+        sha256=sha256,
+        location=location,
+        accession_number=values.text(_ACCESSION_NUMBER),
+        issuer_of_accession_number=_issuer_of_accession_number(scan, values),
+        modality=values.text(_MODALITY),
+        instance_number=values.integer(_INSTANCE_NUMBER),
+        rows=values.unsigned(_ROWS),
+        columns=values.unsigned(_COLUMNS),
+        number_of_frames=values.integer(_NUMBER_OF_FRAMES),
+        image_position_patient=(position[0], position[1], position[2]) if position else None,
+        image_orientation_patient=(
+            (
+                orientation[0],
+                orientation[1],
+                orientation[2],
+                orientation[3],
+                orientation[4],
+                orientation[5],
+            )
+            if orientation
+            else None
+        ),
+        pixel_spacing=(spacing[0], spacing[1]) if spacing else None,
+        slice_thickness=thickness[0] if thickness else None,
+        frame_of_reference_uid=values.text(_FRAME_OF_REFERENCE_UID),
+        attributes=_attributes(values),
+        warnings=(*scan.warnings, *values.warnings),
+    )
+
+
+def _patient(values: _Values) -> PatientIdentity:
+    return PatientIdentity(
+        patient_id=values.text(_PATIENT_ID),
+        issuer_of_patient_id=values.text(_ISSUER_OF_PATIENT_ID),
+        patient_name=values.text(_PATIENT_NAME),
+        patient_birth_date=values.text(_PATIENT_BIRTH_DATE),
+        patient_sex=values.text(_PATIENT_SEX),
+    )
+
+
+def _attributes(values: _Values) -> dict[str, str]:
+    present = values.scan.elements
+    attributes: dict[str, str] = {}
+    for tag, keyword in TEXT_ATTRIBUTES.items():
+        if tag in present:
+            text = values.text(tag)
+            if text and (tag not in _DECIMALS or values.decimals(tag, 1)):
+                attributes[keyword] = text
+    for tag, keyword in NUMBER_ATTRIBUTES.items():
+        number = values.unsigned(tag)
+        if number is not None:
+            attributes[keyword] = str(number)
+    return attributes
+
+
+def _issuer_of_accession_number(scan: HeaderScan, values: _Values) -> str:
+    """Local Namespace Entity ID, or else Universal Entity ID (PS3.3 Table 10-17)."""
+    raw = scan.elements.get(_ISSUER_OF_ACCESSION_NUMBER_SEQUENCE)
+    if not raw:
+        return ""
+    item = first_item(raw, scan.encoding, frozenset({0x00400031, 0x00400032}))
+    for tag in (0x00400031, 0x00400032):
+        text = values.decoded(tag, item.get(tag, b""))
+        if text:
+            return text
+    return ""
+
+
+class _Values:
+    """Raw values -> texts and numbers, with what could not be read noted."""
+
+    __slots__ = ("_character_set", "_us", "scan", "warnings")
+
+    def __init__(self, scan: HeaderScan) -> None:
+        self.scan = scan
+        self.warnings: list[str] = []
+        raw = scan.elements.get(_SPECIFIC_CHARACTER_SET, b"")
+        self._character_set = CharacterSet.of(raw)
+        self._us = struct.Struct(">H" if scan.encoding.big_endian else "<H")
+        if self._character_set.unknown:
+            self.warnings.append("SpecificCharacterSet (0008,0005) has a term that is not known")
+
+    def text(self, tag: int) -> str:
+        raw = self.scan.elements.get(tag)
+        return self.decoded(tag, raw) if raw else ""
+
+    def decoded(self, tag: int, raw: bytes) -> str:
+        text, clean = self._character_set.decode(raw)
+        if not clean:
+            self.warnings.append(f"{tag_name(tag)} has characters outside its character set")
+        if "\\" in text:
+            return "\\".join([part.strip(" \0") for part in text.split("\\")])
+        return text.strip(" \0")
+
+    def integer(self, tag: int) -> int | None:
+        text = self.text(tag)
+        if not text:
+            return None
+        if _INTEGER.match(text):
+            return int(text)
+        self.warnings.append(f"{tag_name(tag)} is not an integer")
+        return None
+
+    def unsigned(self, tag: int) -> int | None:
+        raw = self.scan.elements.get(tag)
+        if not raw:
+            return None
+        if len(raw) != self._us.size:
+            self.warnings.append(f"{tag_name(tag)} is not one unsigned short")
+            return None
+        value: int = self._us.unpack(raw)[0]
+        return value
+
+    def decimals(self, tag: int, count: int) -> list[float] | None:
+        text = self.text(tag)
+        if not text:
+            return None
+        parts = text.split("\\")
+        if len(parts) == count and all([_DECIMAL.match(part) for part in parts]):
+            numbers = [float(part) for part in parts]
+            if all([math.isfinite(number) for number in numbers]):
+                return numbers
+        self.warnings.append(f"{tag_name(tag)} is not {count} finite number(s)")
+        return None
+
+
+# --- Part 10 -----------------------------------------------------------------------------
+
+_PREAMBLE = bytes(128) + b"DICM"
+
+
+def part10_prefix(
+    received: ReceivedObject,
+    *,
+    implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
+    implementation_version_name: str = IMPLEMENTATION_VERSION_NAME,
+) -> bytes:
+    """Preamble, ``DICM`` and file meta information (PS3.10 7.1): all that goes before the data set."""
+    meta = b"".join(
+        (
+            b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01",
+            _meta_element(0x0002, received.sop_class_uid),
+            _meta_element(0x0003, received.sop_instance_uid),
+            _meta_element(0x0010, received.transfer_syntax_uid),
+            _meta_element(0x0012, implementation_class_uid),
+            _meta_element(0x0013, implementation_version_name, vr=b"SH", padding=b" "),
+        )
+    )
+    return _PREAMBLE + b"\x02\x00\x00\x00UL\x04\x00" + struct.pack("<I", len(meta)) + meta
+
+
+def part10(
+    received: ReceivedObject,
+    *,
+    implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
+    implementation_version_name: str = IMPLEMENTATION_VERSION_NAME,
+) -> bytes:
+    """A DICOM file (PS3.10) around the received bytes, which are not touched."""
+    prefix = part10_prefix(
+        received,
+        implementation_class_uid=implementation_class_uid,
+        implementation_version_name=implementation_version_name,
+    )
+    return prefix + received.data_set
+
+
+def _meta_element(element: int, value: str, *, vr: bytes = b"UI", padding: bytes = b"\0") -> bytes:
+    raw = value.encode("ascii")
+    raw += padding * (len(raw) % 2)
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(raw)) + raw
+
+
+def split_part10(file: bytes) -> tuple[str, bytes]:
+    """The transfer syntax UID and the encoded data set of a DICOM file.
+
+    Raises:
+        RejectedError: not a Part 10 file, or its file meta information cannot be read.
+    """
+    if file[128:132] != b"DICM":
+        raise RejectedError("not a DICOM file: the DICM prefix is missing (PS3.10 7.1)")
+    position, transfer_syntax_uid = 132, ""
+    while file[position : position + 2] == b"\x02\x00":
+        tag, raw, position = _next_meta_element(file, position)
+        if tag == 0x00020010:
+            transfer_syntax_uid = raw.rstrip(b"\0 ").decode("ascii", "replace")
+    if not transfer_syntax_uid:
+        raise RejectedError("TransferSyntaxUID (0002,0010) is missing")
+    return transfer_syntax_uid, file[position:]
+
+
+_LONG_META_VRS = frozenset({b"OB", b"UN", b"UT"})
+
+
+def _next_meta_element(file: bytes, position: int) -> tuple[int, bytes, int]:
+    try:
+        group, element, vr, length = struct.unpack_from("<HH2sH", file, position)
+        start = position + 8
+        if vr in _LONG_META_VRS:
+            (length,) = struct.unpack_from("<I", file, start)
+            start += 4
+    except struct.error as error:
+        raise RejectedError(f"the file meta information breaks off at byte {position}") from error
+    if start + length > len(file):
+        raise RejectedError(f"the file meta information breaks off at byte {position}")
+    return (group << 16) | element, file[start : start + length], start + length

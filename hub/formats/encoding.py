@@ -1,0 +1,147 @@
+"""What every encoder shares: its signature, its context, its identifiers, its last check.
+
+An encoder is a pure function: the same request, result, card and context give the same
+bytes, so a document that is made again after a crash is the document that was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Protocol
+
+from hub.domain.delivery import Document, DocumentKind
+from hub.domain.identity import derived_uid, derived_uuid, identity_mismatches
+from hub.domain.inference import InferenceRequest, InferenceResult, ModelKey
+from hub.domain.model_card import ModelCard
+from hub.errors import IntegrityError
+
+AI_MARK = "AI result, not verified"
+"""Stands in every document that a person may read."""
+
+PRODUCT_NAME = "CAIDX hub"
+
+
+@dataclass(frozen=True, slots=True)
+class BusinessIdentifier:
+    """An identifier with the system that issued it (FHIR ``Identifier.system`` and ``value``)."""
+
+    system: str
+    """URI, e.g. ``http://fhir.de/sid/arge-ik/iknr`` or ``urn:oid:...``."""
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodingContext:
+    """What the encoders need and neither the study nor the model knows."""
+
+    made_at: datetime
+    """UTC, timezone-aware: when the result was made. Part of the deterministic content, so
+    callers keep it with the result and pass the same value when they encode again."""
+    institution_name: str
+    """The organisation that runs the hub and answers for its results."""
+    organization_identifiers: tuple[BusinessIdentifier, ...] = ()
+    software_version: str
+    """Version of the hub."""
+    timezone: tzinfo = UTC
+    """Local time of the institution, for DICOM dates and times and for the printed page;
+    a source study that names its own offset from UTC goes first."""
+    result_system: str = "urn:caidx:results"
+    """System of the identifiers that the hub gives to its results."""
+    identifier_systems: Mapping[str, str] = field(default_factory=dict)
+    """Issuer as in the DICOM header (patient ID, accession number) -> URI of its system."""
+
+    def __post_init__(self) -> None:
+        if self.made_at.utcoffset() != timedelta(0):
+            raise ValueError("made_at must be timezone-aware and in UTC")
+
+
+class Encoder(Protocol):
+    """Turns one result into one document.
+
+    ``related`` holds the documents of the same result that were made before and may be
+    referred to. None means that the result has nothing of this kind (no region: no SEG).
+
+    Raises:
+        IntegrityError: the result does not belong to the request.
+        RejectedError: the result cannot be expressed in this format.
+    """
+
+    def __call__(
+        self,
+        request: InferenceRequest,
+        result: InferenceResult,
+        card: ModelCard,
+        context: EncodingContext,
+        related: Mapping[DocumentKind, Document],
+    ) -> Document | None: ...
+
+
+def _parts(kind: DocumentKind, request: InferenceRequest) -> tuple[str, ...]:
+    key = request.study.key
+    model = request.model
+    return (
+        key.study_instance_uid,
+        str(key.revision),
+        request.route,
+        model.model_id,
+        model.version,
+        model.sha256,
+        kind.value,
+    )
+
+
+def document_uid(kind: DocumentKind, request: InferenceRequest) -> str:
+    """SOP Instance UID of a document: the same for the same study revision, route and model."""
+    return derived_uid("document", *_parts(kind, request))
+
+
+def document_uuid(kind: DocumentKind, request: InferenceRequest) -> str:
+    """The UUID behind :func:`document_uid`, for documents that are not DICOM objects."""
+    return str(derived_uuid("document", *_parts(kind, request)))
+
+
+def series_uid(kind: DocumentKind, request: InferenceRequest) -> str:
+    """Series Instance UID of a document: each document is a series of its own, because
+    viewers show only the newest SR of a series."""
+    return derived_uid("series", *_parts(kind, request))
+
+
+def device_uid(model: ModelKey) -> str:
+    """Device UID of an algorithm: another one for every retrained version (IHE AIR)."""
+    return derived_uid("device", model.model_id, model.version, model.sha256)
+
+
+def check_document_identity(request: InferenceRequest, result: InferenceResult) -> None:
+    """The last gate before bytes are made: the result belongs to this request, and everything
+    it rests on lies in the request's study.
+
+    Raises:
+        IntegrityError: names the fields that disagree, never their values.
+    """
+    problems = list(identity_mismatches(request.study.identity, result.identity))
+    if result.request_id != request.request_id:
+        problems.append("request_id")
+    if result.model != request.model:
+        problems.append("model")
+    problems += _foreign_references(request, result)
+    if problems:
+        raise IntegrityError(f"the result does not belong to its request: {', '.join(problems)}")
+
+
+def _foreign_references(request: InferenceRequest, result: InferenceResult) -> list[str]:
+    study_uid = request.study.study_instance_uid
+    instances = request.study.instances
+    known = {i.sop_instance_uid for i in instances if i.study_instance_uid == study_uid}
+    problems = []
+    if len(known) != len(instances):
+        problems.append("an instance of another study")
+    if any(e.sop_instance_uid not in known for f in result.findings for e in f.evidence):
+        problems.append("evidence outside the study")
+    if result.region is not None and not known.issuperset(result.region.sop_instance_uids):
+        problems.append("region outside the study")
+    numbers = {s.number for s in result.region.segments} if result.region is not None else set()
+    if any(not numbers.issuperset(f.segment_numbers) for f in result.findings):
+        problems.append("a segment that the region does not have")
+    return problems

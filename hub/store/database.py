@@ -1,0 +1,155 @@
+"""One database for the hub's tables and the job engine's: SQLite by default, PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hub.errors import TransientError
+
+VERSION_TABLE = "caidx_schema_version"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file; the engine and the hub open the same one."""
+    return f"sqlite:///{path.absolute()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Transactions over one engine.
+
+    A write transaction on SQLite takes the write lock at its start (BEGIN IMMEDIATE), so that
+    what it reads is still true when it writes; on PostgreSQL rows are locked where they must be.
+    """
+
+    engine: sa.Engine
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that may write; commits at the end, rolls back on any error.
+
+        Raises:
+            TransientError: the database cannot be reached, is locked or out of space.
+        """
+        with _transient(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads, and waits for no writer.
+
+        Raises:
+            TransientError: the database cannot be reached.
+        """
+        with _transient(), self.engine.connect() as raw:
+            connection = raw.execution_options(caidx_read_only=True)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """A read transaction in which every query sees the same moment.
+
+        Raises:
+            TransientError: the database cannot be reached.
+        """
+        options: dict[str, Any] = {"caidx_read_only": True}
+        if not self.is_sqlite:
+            options["isolation_level"] = "REPEATABLE READ"
+        with _transient(), self.engine.connect() as raw:
+            connection = raw.execution_options(**options)
+            with connection.begin():
+                yield connection
+
+    @property
+    def url(self) -> str:
+        return self.engine.url.render_as_string(hide_password=False)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, **values: object) -> bool:
+    """Insert a row unless its primary key is there already; True when it was inserted."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    done = connection.execute(insert(table).values(**values).on_conflict_do_nothing())
+    return done.rowcount == 1
+
+
+def open_database(url: str, *, pool_size: int = 10) -> Database:
+    """Connect; the schema is not touched (see ``migrate``)."""
+    if url.startswith("sqlite"):
+        return Database(_sqlite_engine(url))
+    return Database(
+        sa.create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True)
+    )
+
+
+def migrate(database: Database) -> None:
+    """Bring the schema to this version, whichever one it has; safe to call from several hosts."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["engine"] = database.engine
+    with _transient():
+        command.upgrade(config, "head")
+
+
+def schema_version(database: Database) -> tuple[str | None, str | None]:
+    """(the database's version, the version this program needs)."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        return context.get_current_revision(), ScriptDirectory.from_config(
+            config
+        ).get_current_head()
+
+
+@contextmanager
+def _transient() -> Iterator[None]:
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        # The statement and its values stay out of the message: they may hold patient data.
+        raise TransientError(f"database: {type(error.__cause__ or error).__name__}") from error
+
+
+def _sqlite_engine(url: str) -> sa.Engine:
+    engine = sa.create_engine(
+        url, connect_args={"timeout": 30, "check_same_thread": False}, pool_size=10
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def set_up(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # transactions are begun below, by us
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "busy_timeout=30000",
+            "foreign_keys=ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        read_only = connection.get_execution_options().get("caidx_read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,137 @@
+"""Deliveries: one document on its way to one destination."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from hub.domain.delivery import Delivery, DeliveryState, Document, DocumentKind
+from hub.domain.identity import StudyIdentity
+from hub.store.results import identity_from_row
+from hub.store.schema import deliveries, documents
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryTask:
+    """What is needed to send once more: the delivery, and its document without the bytes."""
+
+    delivery: Delivery
+    round: int
+    """How often a person asked for it again."""
+    sha256: str
+    identity: StudyIdentity
+    related_uids: tuple[str, ...]
+
+    def document(self, content: bytes) -> Document:
+        """The document with its bytes."""
+        return Document(
+            document_id=self.delivery.document_id,
+            kind=self.delivery.kind,
+            request_id=self.delivery.request_id,
+            identity=self.identity,
+            content=content,
+            related_uids=self.related_uids,
+        )
+
+
+def add(connection: sa.Connection, delivery: Delivery, at: datetime) -> None:
+    """Record a new delivery."""
+    connection.execute(
+        sa.insert(deliveries).values(
+            delivery_id=delivery.delivery_id,
+            document_id=delivery.document_id,
+            request_id=delivery.request_id,
+            study_instance_uid=delivery.study_instance_uid,
+            destination=delivery.destination,
+            kind=delivery.kind.value,
+            state=delivery.state.value,
+            attempts=delivery.attempts,
+            round=0,
+            detail=delivery.detail,
+            created_at=at,
+        )
+    )
+
+
+def task(connection: sa.Connection, delivery_id: str) -> DeliveryTask | None:
+    """What to send; None where there is no such delivery. Locks the row on PostgreSQL."""
+    query = (
+        sa.select(deliveries, documents.c.sha256, documents.c.identity, documents.c.related_uids)
+        .join(documents, documents.c.document_id == deliveries.c.document_id)
+        .where(deliveries.c.delivery_id == delivery_id)
+    )
+    if connection.dialect.name == "postgresql":
+        query = query.with_for_update(of=deliveries)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    return DeliveryTask(
+        delivery=delivery_from_row(row),
+        round=row.round,
+        sha256=row.sha256,
+        identity=identity_from_row(row.identity),
+        related_uids=tuple(row.related_uids),
+    )
+
+
+def set_state(
+    connection: sa.Connection, delivery_id: str, state: DeliveryState, **values: object
+) -> None:
+    """Move a delivery; ``values`` are further columns to set."""
+    connection.execute(
+        sa.update(deliveries)
+        .where(deliveries.c.delivery_id == delivery_id)
+        .values(state=state.value, **values)
+    )
+
+
+def start_next_round(connection: sa.Connection, delivery_id: str) -> int:
+    """A person asks for it again: attempts start at nought; returns the number of the round."""
+    connection.execute(
+        sa.update(deliveries)
+        .where(deliveries.c.delivery_id == delivery_id)
+        .values(
+            state=DeliveryState.PENDING.value,
+            attempts=0,
+            round=deliveries.c.round + 1,
+            next_attempt_at=None,
+        )
+    )
+    return int(
+        connection.execute(
+            sa.select(deliveries.c.round).where(deliveries.c.delivery_id == delivery_id)
+        ).scalar_one()
+    )
+
+
+def ids_in_state(
+    connection: sa.Connection, state: DeliveryState, destination: str | None = None
+) -> list[str]:
+    """Deliveries in a state, oldest first."""
+    query = (
+        sa.select(deliveries.c.delivery_id)
+        .where(deliveries.c.state == state.value)
+        .order_by(deliveries.c.created_at)
+    )
+    if destination is not None:
+        query = query.where(deliveries.c.destination == destination)
+    return list(connection.execute(query).scalars())
+
+
+def delivery_from_row(row: sa.Row[Any]) -> Delivery:
+    """A row of ``deliveries`` as a value."""
+    return Delivery(
+        delivery_id=row.delivery_id,
+        destination=row.destination,
+        document_id=row.document_id,
+        kind=DocumentKind(row.kind),
+        request_id=row.request_id,
+        study_instance_uid=row.study_instance_uid,
+        state=DeliveryState(row.state),
+        attempts=row.attempts,
+        next_attempt_at=row.next_attempt_at,
+        detail=row.detail,
+    )

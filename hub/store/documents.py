@@ -1,0 +1,69 @@
+"""Encoded results as files, named by the SHA-256 of their bytes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub.errors import IntegrityError, TransientError
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentStore:
+    """Write once, read often. The same bytes are stored once."""
+
+    root: Path
+
+    def put(self, content: bytes) -> str:
+        """Store durably; returns the SHA-256.
+
+        Raises:
+            TransientError: no space left.
+        """
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self._path(sha256)
+        if path.exists():
+            return sha256
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fdatasync(file.fileno())
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise TransientError("no space left for documents") from error
+            raise
+        partial.replace(path)
+        _sync_directory(path.parent)
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """The bytes, checked against their name.
+
+        Raises:
+            IntegrityError: they are gone or were changed.
+        """
+        try:
+            content = self._path(sha256).read_bytes()
+        except FileNotFoundError as error:
+            raise IntegrityError(f"document {sha256} is missing") from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise IntegrityError(f"document {sha256} was changed")
+        return content
+
+    def _path(self, sha256: str) -> Path:
+        return self.root / sha256[:2] / sha256
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""Inference requests and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
+from hub.domain.delivery import Document
+from hub.domain.finding import Finding
+from hub.domain.identity import PatientIdentity, StudyIdentity
+from hub.domain.inference import InferenceResult, ModelKey, Priority
+from hub.domain.study import StudyKey
+from hub.store.database import insert_new
+from hub.store.schema import documents, requests, results
+
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
+
+
+class RequestState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    DONE = "done"
+    FAILED = "failed"
+    """A dead letter: the reason is recorded, a person can ask for it again."""
+    QUARANTINED = "quarantined"
+    """The answer belongs to somebody else; nothing of it was delivered."""
+
+
+OPEN_STATES = (RequestState.QUEUED, RequestState.RUNNING, RequestState.RETRYING)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """An inference request as recorded: what it was pinned to, and where it stands."""
+
+    request_id: str
+    study: StudyKey
+    route: str
+    shadow: bool
+    model: ModelKey
+    priority: Priority
+    series_instance_uids: tuple[str, ...]
+    deliver_to: tuple[str, ...]
+    reasons: tuple[str, ...]
+    state: RequestState
+    attempts: int
+    detail: str
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+def add_request(connection: sa.Connection, request: RequestRow) -> bool:
+    """Record a new request; False when it is known already (its identifier is deterministic)."""
+    return insert_new(
+        connection,
+        requests,
+        request_id=request.request_id,
+        study_instance_uid=request.study.study_instance_uid,
+        revision=request.study.revision,
+        route=request.route,
+        mode="shadow" if request.shadow else "active",
+        model_id=request.model.model_id,
+        model_version=request.model.version,
+        model_sha256=request.model.sha256,
+        priority=int(request.priority),
+        series=list(request.series_instance_uids),
+        deliver_to=list(request.deliver_to),
+        reasons=list(request.reasons),
+        state=request.state.value,
+        attempts=request.attempts,
+        detail=request.detail,
+        created_at=request.created_at,
+    )
+
+
+def get_request(connection: sa.Connection, request_id: str) -> RequestRow:
+    """One request; its row is locked for the transaction on PostgreSQL."""
+    query = sa.select(requests).where(requests.c.request_id == request_id)
+    if connection.dialect.name == "postgresql":
+        query = query.with_for_update()
+    return request_from_row(connection.execute(query).one())
+
+
+def set_state(
+    connection: sa.Connection, request_id: str, state: RequestState, **values: object
+) -> None:
+    """Move a request; ``values`` are further columns to set."""
+    connection.execute(
+        sa.update(requests)
+        .where(requests.c.request_id == request_id)
+        .values(state=state.value, **values)
+    )
+
+
+def add_result(
+    connection: sa.Connection,
+    result: InferenceResult,
+    encoded: Mapping[Document, str],
+    made_at: datetime,
+) -> None:
+    """Record an answer and its documents (document -> SHA-256 of its bytes)."""
+    connection.execute(
+        sa.insert(results).values(
+            request_id=result.request_id,
+            outcome=result.outcome.value,
+            findings=_FINDINGS.dump_python(result.findings, mode="json"),
+            reasons=list(result.reasons),
+            warnings=list(result.warnings),
+            timings={timing.part: timing.seconds for timing in result.timings},
+            made_at=made_at,
+        )
+    )
+    for document, sha256 in encoded.items():
+        connection.execute(
+            sa.insert(documents).values(
+                document_id=document.document_id,
+                request_id=document.request_id,
+                kind=document.kind.value,
+                identity=_identity_row(document.identity),
+                related_uids=list(document.related_uids),
+                sha256=sha256,
+                length=len(document.content),
+            )
+        )
+
+
+def identity_from_row(row: Mapping[str, Any]) -> StudyIdentity:
+    """The reverse of what ``add_result`` kept of a document's identity."""
+    return StudyIdentity(**{**row, "patient": PatientIdentity(**row["patient"])})
+
+
+def request_from_row(row: sa.Row[Any]) -> RequestRow:
+    """A row of ``requests`` as a value."""
+    return RequestRow(
+        request_id=row.request_id,
+        study=StudyKey(row.study_instance_uid, row.revision),
+        route=row.route,
+        shadow=row.mode == "shadow",
+        model=ModelKey(row.model_id, row.model_version, row.model_sha256),
+        priority=Priority(row.priority),
+        series_instance_uids=tuple(row.series),
+        deliver_to=tuple(row.deliver_to),
+        reasons=tuple(row.reasons),
+        state=RequestState(row.state),
+        attempts=row.attempts,
+        detail=row.detail,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
+
+
+def _identity_row(identity: StudyIdentity) -> dict[str, object]:
+    patient = identity.patient
+    return {
+        "study_instance_uid": identity.study_instance_uid,
+        "patient": {
+            "patient_id": patient.patient_id,
+            "issuer_of_patient_id": patient.issuer_of_patient_id,
+        },
+        "accession_number": identity.accession_number,
+        "issuer_of_accession_number": identity.issuer_of_accession_number,
+    }

@@ -1,0 +1,239 @@
+"""The hub's tables (SQLAlchemy Core), the same on SQLite and PostgreSQL.
+
+Migrations in ``migrations/`` make them; a test compares the two. Bytes are not here: images
+lie in segments (``objects``), encoded results as files (``documents``).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment in UTC, kept as microseconds since 1970 so that both databases compare it alike."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else _EPOCH + timedelta(microseconds=int(value))
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    }
+)
+
+associations = sa.Table(
+    "associations",
+    metadata,
+    sa.Column("association_id", sa.String(36), primary_key=True),
+    sa.Column("receiver_id", sa.String(160), nullable=False),
+    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("calling_ae_title", sa.String(64), nullable=False),
+    sa.Column("called_ae_title", sa.String(64), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("opened_at", UtcTime, nullable=False),
+    sa.Column("closed_at", UtcTime),
+    sa.Column("end", sa.String(16)),
+    sa.Index("ix_associations_open", "receiver_id", "closed_at"),
+)
+"""Every transfer: a DICOM association, a STOW request, a drop of files."""
+
+association_studies = sa.Table(
+    "association_studies",
+    metadata,
+    sa.Column("association_id", sa.ForeignKey("associations.association_id"), primary_key=True),
+    sa.Column("study_instance_uid", sa.String(64), primary_key=True, index=True),
+    sa.Column("segment", sa.String(128), nullable=False),
+)
+"""Which studies a transfer carried, and the segment their bytes went to."""
+
+instances = sa.Table(
+    "instances",
+    metadata,
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False),
+    sa.Column("series_instance_uid", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("association_id", sa.String(36), nullable=False),
+    sa.Column("segment", sa.String(128), nullable=False),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("length", sa.BigInteger, nullable=False),
+    sa.Column("received_at", UtcTime, nullable=False),
+    sa.Column("header", sa.JSON, nullable=False),
+    sa.Index("ix_instances_study", "study_instance_uid", "state"),
+)
+"""Every stored object. ``state``: current, or conflict (same UID, other bytes)."""
+
+studies = sa.Table(
+    "studies",
+    metadata,
+    sa.Column("study_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("patient_id", sa.String(64), nullable=False),
+    sa.Column("issuer_of_patient_id", sa.String(64), nullable=False),
+    sa.Column("first_received_at", UtcTime, nullable=False, index=True),
+    sa.Column("problems", sa.JSON, nullable=False),
+)
+
+study_revisions = sa.Table(
+    "study_revisions",
+    metadata,
+    sa.Column("study_instance_uid", sa.ForeignKey("studies.study_instance_uid"), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("due_at", UtcTime, nullable=False),
+    sa.Column("evidence", sa.String(32), nullable=False),
+    sa.Column("expected_instances", sa.Integer),
+    sa.Column("received_instances", sa.Integer, nullable=False),
+    sa.Column("last_received_at", UtcTime, nullable=False),
+    sa.Column("completed_at", UtcTime),
+    sa.Index("ix_study_revisions_due", "state", "due_at"),
+)
+"""``state``: receiving, complete, routed. ``due_at`` is when the evidence makes it complete."""
+
+route_decisions = sa.Table(
+    "route_decisions",
+    metadata,
+    sa.Column("study_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("route", sa.String(64), primary_key=True),
+    sa.Column("decision", sa.String(16), nullable=False),
+    sa.Column("reasons", sa.JSON, nullable=False),
+    sa.Column("decided_at", UtcTime, nullable=False),
+)
+"""Why AI was, or was not, run: one row per route and revision (match, no-match, rule-error)."""
+
+requests = sa.Table(
+    "requests",
+    metadata,
+    sa.Column("request_id", sa.String(32), primary_key=True),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("route", sa.String(64), nullable=False),
+    sa.Column("mode", sa.String(16), nullable=False),
+    sa.Column("model_id", sa.String(64), nullable=False),
+    sa.Column("model_version", sa.String(64), nullable=False),
+    sa.Column("model_sha256", sa.String(64), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("series", sa.JSON, nullable=False),
+    sa.Column("deliver_to", sa.JSON, nullable=False),
+    sa.Column("reasons", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("started_at", UtcTime),
+    sa.Column("finished_at", UtcTime),
+)
+"""One question to one model. ``state``: queued, running, retrying, done, failed, quarantined."""
+
+results = sa.Table(
+    "results",
+    metadata,
+    sa.Column("request_id", sa.ForeignKey("requests.request_id"), primary_key=True),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("findings", sa.JSON, nullable=False),
+    sa.Column("reasons", sa.JSON, nullable=False),
+    sa.Column("warnings", sa.JSON, nullable=False),
+    sa.Column("timings", sa.JSON, nullable=False),
+    sa.Column("made_at", UtcTime, nullable=False),
+)
+
+documents = sa.Table(
+    "documents",
+    metadata,
+    sa.Column("document_id", sa.String(64), primary_key=True),
+    sa.Column("request_id", sa.ForeignKey("requests.request_id"), nullable=False, index=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("identity", sa.JSON, nullable=False),
+    sa.Column("related_uids", sa.JSON, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("length", sa.BigInteger, nullable=False),
+)
+"""Encoded results; the bytes are the file of that SHA-256 in the document store."""
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("delivery_id", sa.String(36), primary_key=True),
+    sa.Column("document_id", sa.ForeignKey("documents.document_id"), nullable=False, index=True),
+    sa.Column("request_id", sa.String(32), nullable=False, index=True),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("destination", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("next_attempt_at", UtcTime),
+    sa.Column("delivered_at", UtcTime),
+)
+"""One document on its way to one destination; ``round`` counts resends by a person."""
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("alert_id", sa.String(36), primary_key=True),
+    sa.Column("raised_at", UtcTime, nullable=False, index=True),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("entity", sa.String(160), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+)
+"""What a person has to look at. Identifiers are deterministic, so an alert is raised once."""
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("executor_id", sa.String(160), primary_key=True),
+    sa.Column("host_identity", sa.String(160), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("process_started", sa.String(32), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("started_at", UtcTime, nullable=False),
+    sa.Column("heartbeat_at", UtcTime, nullable=False),
+    sa.Column("gone_at", UtcTime),
+)
+"""Every process that holds work; a dead one's work is taken over."""
+
+audit_log = sa.Table(
+    "audit_log",
+    metadata,
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("actor", sa.String(160), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("entity", sa.String(160), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("previous_hash", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+"""Append-only (triggers refuse UPDATE and DELETE); each row carries the hash of the one before."""
+
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+"""The last link, kept apart so that rows cut off the end are noticed; its lock orders writers."""

@@ -1,0 +1,70 @@
+"""The processes that hold work, and whether they still live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from hub.store.schema import workers
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """A process that cannot be mistaken for another one with the same number."""
+
+    executor_id: str
+    host_identity: str
+    """Boot and PID namespace: process numbers mean something only within it."""
+    pid: int
+    process_started: str
+    """Start time in clock ticks since boot (/proc/<pid>/stat field 22)."""
+
+
+def register(connection: sa.Connection, process: ProcessIdentity, role: str, at: datetime) -> None:
+    """A process begins to hold work."""
+    connection.execute(
+        sa.insert(workers).values(
+            executor_id=process.executor_id,
+            host_identity=process.host_identity,
+            pid=process.pid,
+            process_started=process.process_started,
+            role=role,
+            started_at=at,
+            heartbeat_at=at,
+        )
+    )
+
+
+def beat(connection: sa.Connection, executor_id: str, at: datetime) -> None:
+    """Still alive. A worker that was given up for dead and wakes up again is back."""
+    connection.execute(
+        sa.update(workers)
+        .where(workers.c.executor_id == executor_id)
+        .values(heartbeat_at=at, gone_at=None)
+    )
+
+
+def mark_gone(connection: sa.Connection, executor_id: str, at: datetime) -> bool:
+    """True for the one caller that may take the work over."""
+    done = connection.execute(
+        sa.update(workers)
+        .where(workers.c.executor_id == executor_id, workers.c.gone_at.is_(None))
+        .values(gone_at=at)
+    )
+    return done.rowcount == 1
+
+
+def present(connection: sa.Connection, role: str) -> list[tuple[ProcessIdentity, datetime]]:
+    """Everyone who has not left, with their last sign of life."""
+    rows = connection.execute(
+        sa.select(workers).where(workers.c.role == role, workers.c.gone_at.is_(None))
+    )
+    return [
+        (
+            ProcessIdentity(row.executor_id, row.host_identity, row.pid, row.process_started),
+            row.heartbeat_at,
+        )
+        for row in rows
+    ]

@@ -1,0 +1,83 @@
+"""The DICOM tools of others: DCMTK sends and dumps, dicom3tools validates."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.peers import find_tool
+
+
+def storescu(
+    paths: Path | Sequence[Path],
+    port: int,
+    *,
+    aet: str = "STORESCU",
+    aec: str = "CAIDX",
+    options: Sequence[str] = (),
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Send files and folders by C-STORE over one association.
+
+    Proposes only the presentation contexts that the files need; ``options`` such as
+    ``-xs`` (JPEG lossless) choose the transfer syntaxes. Raises AssertionError with the
+    tool's output when any object failed, unless ``check`` is False.
+    """
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    folders = ["+sd", "+r"] if any(path.is_dir() for path in files) else []
+    called = ["-aet", aet, "-aec", aec, "127.0.0.1", str(port)]
+    names = [str(path) for path in files]
+    return _dcmtk("storescu", ["-v", "-R", *folders, *options, *called, *names], check=check)
+
+
+def echoscu(
+    port: int, *, aet: str = "ECHOSCU", aec: str = "CAIDX", check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """C-ECHO."""
+    return _dcmtk("echoscu", ["-v", "-aet", aet, "-aec", aec, "127.0.0.1", str(port)], check=check)
+
+
+def dcmdump(file: Path, *options: str) -> str:
+    """The data set as text."""
+    return _dcmtk("dcmdump", [*options, str(file)]).stdout
+
+
+def dsrdump(file: Path, *options: str) -> str:
+    """A structured report as an indented tree; fails where DCMTK finds it malformed."""
+    return _dcmtk("dsrdump", [*options, str(file)]).stdout
+
+
+def dciodvfy(file: Path) -> list[str]:
+    """The errors that dicom3tools finds in an object; empty when it is valid."""
+    tool = find_tool("dciodvfy", "dicom3tools")
+    done = subprocess.run(
+        [tool, str(file)],
+        check=False,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    if not lines and done.returncode:
+        return [f"Error - dciodvfy ended with status {done.returncode}"]
+    return [line for line in lines if line.startswith("Error")]
+
+
+def _dcmtk(
+    name: str, arguments: Sequence[str], *, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [find_tool(name, "dcmtk"), *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=240,
+        env={**os.environ, "TCP_NODELAY": "1"},  # else DCMTK waits for Nagle's algorithm
+    )
+    if check:
+        assert done.returncode == 0, f"{name} failed:\n{done.stdout}{done.stderr}"
+    return done
