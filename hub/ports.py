@@ -45,6 +45,33 @@ class Health:
     since: datetime
 
 
+# --- jobs --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A piece of durable work: one study revision, one inference request, one delivery attempt."""
+
+    kind: str
+    queue: str
+    job_id: str
+    """The same identifier is enqueued once."""
+    argument: str
+    partition: str | None = None
+    """The line within the queue: a model, a destination."""
+    priority: int = 1
+    """Lower runs first."""
+    delay_seconds: float = 0.0
+
+
+class Jobs(Protocol):
+    """Puts jobs into the hub's own transactions."""
+
+    def enqueue(self, connection: Any, job: Job) -> None:
+        """The job will run if, and only if, the connection's transaction commits."""
+        ...
+
+
 # --- bytes -------------------------------------------------------------------------------
 
 
@@ -209,6 +236,55 @@ class ModelAdapter(Protocol):
     def close(self) -> None: ...
 
 
+# --- sending files by hand ---------------------------------------------------------------
+
+
+class SentAs(StrEnum):
+    """What became of one file."""
+
+    STORED = "stored"
+    WARNING = "warning"
+    """Stored; the receiver had something to say."""
+    REFUSED = "refused"
+    """The receiver will never take it."""
+    FAILED = "failed"
+    """Not stored this time: no association, out of resources, no answer."""
+    SKIPPED = "skipped"
+    """Not sent: not a file of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """One file that a person sent."""
+
+    path: Path
+    sent_as: SentAs
+    detail: str
+    """The receiver's answer or the reason, for people; no patient data."""
+    sop_instance_uid: str = ""
+
+
+class SendFiles(Protocol):
+    """Sends files to an address by hand (``caidx send``)."""
+
+    def __call__(
+        self,
+        paths: Sequence[Path],
+        *,
+        host: str,
+        port: int,
+        called_ae_title: str,
+        calling_ae_title: str,
+        on_progress: Callable[[SentFile], None] | None = None,
+    ) -> list[SentFile]:
+        """Send files, and all files in folders; one answer per file, in order.
+
+        Raises:
+            TransientError: the receiver cannot be reached at all.
+        """
+        ...
+
+
 # --- components as they are registered ---------------------------------------------------
 
 
@@ -252,6 +328,8 @@ class Connector:
     build_destination: Callable[[Any, DestinationContext], Destination] | None = None
     accepts: Sequence[DocumentKind] = ()
     """The documents that a destination of this kind can take."""
+    send_files: SendFiles | None = None
+    """Sends files by hand, where the protocol can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,12 +354,17 @@ __all__ = [
     "HealthState",
     "Instance",
     "Intake",
+    "Job",
+    "Jobs",
     "ModelAdapter",
     "ModelPackage",
     "ObjectStore",
     "ReceivedObject",
     "Reception",
+    "SendFiles",
     "Sender",
+    "SentAs",
+    "SentFile",
     "Source",
     "SourceContext",
     "StoredAs",

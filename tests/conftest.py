@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.peers.orthanc", "tests.peers.postgres"]
+pytest_plugins = ["tests.peers.fhir_server", "tests.peers.orthanc", "tests.peers.postgres"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

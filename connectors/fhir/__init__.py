@@ -1,0 +1,16 @@
+"""FHIR R4 over HTTP: results as transactions to a FHIR server."""
+
+from __future__ import annotations
+
+from connectors.fhir.config import FhirDestinationConfig
+from connectors.fhir.destination import build_destination
+from hub.domain.delivery import DocumentKind
+from hub.ports import Connector
+
+CONNECTOR = Connector(
+    destination_config=FhirDestinationConfig,
+    build_destination=build_destination,
+    accepts=(DocumentKind.FHIR,),
+)
+
+__all__ = ["CONNECTOR"]

@@ -165,6 +165,7 @@ class Statements:
 
     positive: str = ""
     negative: str = ""
+    indeterminate: str = ""
     not_assessable: str = ""
     __pydantic_config__ = STRICT
 

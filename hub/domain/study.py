@@ -63,6 +63,8 @@ class Instance:
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Other routing attributes by DICOM keyword in snake_case, as decoded text, multiple
     values joined by a backslash (``series_description``, ``body_part_examined`` ...)."""
+    warnings: tuple[str, ...] = ()
+    """What was tolerated in the header, by tag; no patient data."""
 
 
 @dataclass(frozen=True, slots=True)

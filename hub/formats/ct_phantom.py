@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from hub.domain.identity import PatientIdentity, derived_uid
 
@@ -139,7 +139,7 @@ def chest_phantom(
     template = _template(rows, columns, slice_spacing_mm, study, series)
     template.update(_identification(patient, accession_number, study_date))
     tally = _Tally()
-    planes = _planes(slices, rows, columns, slice_spacing_mm, seed, tally)
+    planes = _planes((slices, rows, columns), slice_spacing_mm, seed, tally)
     files = [
         _encode(template, uid, number, position, plane)
         for (number, position, plane), uid in zip(planes, uids, strict=True)
@@ -155,9 +155,10 @@ _SMALLEST_IMAGE = 64
 
 
 def _planes(
-    slices: int, rows: int, columns: int, spacing: float, seed: int, tally: _Tally
+    shape: tuple[int, int, int], spacing: float, seed: int, tally: _Tally
 ) -> Iterator[tuple[int, tuple[float, float, float], Plane]]:
     """Instance number, position of the first voxel in mm, and HU of each slice, feet first."""
+    slices, rows, columns = shape
     pixel = FIELD_OF_VIEW_MM / columns
     x = ((np.arange(columns) - (columns - 1) / 2) * pixel).astype(np.float32)[None, :]
     y = ((np.arange(rows) - (rows - 1) / 2) * pixel).astype(np.float32)[:, None]
@@ -296,9 +297,9 @@ def _encode(
     image["PixelData"].VR = "OW"
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = uid
+    meta.MediaStorageSOPInstanceUID = UID(uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = derived_uid("ct-phantom-implementation")
+    meta.ImplementationClassUID = UID(derived_uid("ct-phantom-implementation"))
     meta.ImplementationVersionName = "CAIDX_PHANTOM_1"
     image.file_meta = meta
     buffer = BytesIO()

@@ -1,12 +1,12 @@
-"""Read the header of an encoded data set that nobody vouches for, and wrap it as a Part 10 file.
+"""Read the header of an encoded data set that nobody vouches for.
 
 The scanner is flat: it looks at top-level elements only and jumps over sequences without
 recursion, with bounds on depth, on the number of elements, on the length of each value that
 it keeps and on what a deflated data set may inflate to. Nothing that a sender can put into a
 data set makes it allocate or run without bound; whatever it cannot read is a `RejectedError`.
 
-Texts are decoded by `hub.formats.dicom_text`, elements are walked by
-`hub.formats.dicom_elements`.
+Elements are walked by `hub.formats.dicom_elements`, texts decoded by `hub.formats.dicom_text`;
+`hub.formats.part10` wraps a data set as a file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hub.domain.identity import PatientIdentity, derived_uid
+from hub.domain.identity import PatientIdentity
 from hub.domain.study import Instance, Location
 from hub.errors import RejectedError
 from hub.formats.dicom_elements import (
@@ -26,13 +26,19 @@ from hub.formats.dicom_elements import (
     EXPLICIT,
     IMPLICIT,
     Encoding,
-    MoreNeeded,
+    MoreNeededError,
     first_item,
     tag_name,
     walk,
 )
 from hub.formats.dicom_text import CharacterSet
-from hub.ports import ReceivedObject
+from hub.formats.part10 import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    part10,
+    part10_prefix,
+    split_part10,
+)
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -40,14 +46,22 @@ EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED_TRANSFER_SYNTAXES = frozenset(
     {"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"}
 )
-"""Deflated Explicit VR Little Endian and the two JPIP syntaxes that deflate (PS3.5 A.5, A.7, A.11)."""
-
-IMPLEMENTATION_CLASS_UID = derived_uid("implementation-class")
-IMPLEMENTATION_VERSION_NAME = "CAIDX_HUB"
+"""Deflated Explicit VR Little Endian and the two JPIP syntaxes that deflate (PS3.5 A.5, A.7)."""
 
 MAX_INFLATED_BYTES = 64 * 1024 * 1024
 """A deflated data set has to show its whole header within this many inflated bytes."""
 _FIRST_INFLATED_BYTES = 256 * 1024
+
+__all__ = [
+    "IMPLEMENTATION_CLASS_UID",
+    "IMPLEMENTATION_VERSION_NAME",
+    "HeaderScan",
+    "instance_from_header",
+    "part10",
+    "part10_prefix",
+    "scan_header",
+    "split_part10",
+]
 
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
@@ -71,6 +85,8 @@ _NUMBER_OF_FRAMES = 0x00280008
 _ROWS = 0x00280010
 _COLUMNS = 0x00280011
 _PIXEL_SPACING = 0x00280030
+
+_ENTITY_IDS = (0x00400031, 0x00400032)
 
 _REQUIRED_UIDS = {
     _SOP_CLASS_UID: "SOPClassUID",
@@ -240,7 +256,7 @@ def _walk_deflated(data_set: bytes, encoding: Encoding, warnings: list[str]) -> 
         found: list[str] = []
         try:
             elements = walk(inflated, encoding, WANTED, found, whole=whole)
-        except MoreNeeded:
+        except MoreNeededError:
             continue
         warnings.extend(found)
         return elements
@@ -261,9 +277,7 @@ def _inflate(data_set: bytes, limit: int) -> tuple[bytes, bool]:
     return inflated, inflater.eof
 
 
-def _required_uid(
-    elements: Mapping[int, bytes], tag: int, name: str, warnings: list[str]
-) -> str:
+def _required_uid(elements: Mapping[int, bytes], tag: int, name: str, warnings: list[str]) -> str:
     raw = elements.get(tag)
     if raw is None:
         raise RejectedError(f"{name} {tag_name(tag)} is missing")
@@ -367,8 +381,12 @@ def _issuer_of_accession_number(scan: HeaderScan, values: _Values) -> str:
     raw = scan.elements.get(_ISSUER_OF_ACCESSION_NUMBER_SEQUENCE)
     if not raw:
         return ""
-    item = first_item(raw, scan.encoding, frozenset({0x00400031, 0x00400032}))
-    for tag in (0x00400031, 0x00400032):
+    try:
+        item = first_item(raw, scan.encoding, frozenset(_ENTITY_IDS))
+    except RejectedError:
+        values.warnings.append("IssuerOfAccessionNumberSequence (0008,0051) cannot be read")
+        return ""
+    for tag in _ENTITY_IDS:
         text = values.decoded(tag, item.get(tag, b""))
         if text:
             return text
@@ -425,90 +443,9 @@ class _Values:
         if not text:
             return None
         parts = text.split("\\")
-        if len(parts) == count and all([_DECIMAL.match(part) for part in parts]):
+        if len(parts) == count and all(map(_DECIMAL.match, parts)):
             numbers = [float(part) for part in parts]
-            if all([math.isfinite(number) for number in numbers]):
+            if all(map(math.isfinite, numbers)):
                 return numbers
         self.warnings.append(f"{tag_name(tag)} is not {count} finite number(s)")
         return None
-
-
-# --- Part 10 -----------------------------------------------------------------------------
-
-_PREAMBLE = bytes(128) + b"DICM"
-
-
-def part10_prefix(
-    received: ReceivedObject,
-    *,
-    implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
-    implementation_version_name: str = IMPLEMENTATION_VERSION_NAME,
-) -> bytes:
-    """Preamble, ``DICM`` and file meta information (PS3.10 7.1): all that goes before the data set."""
-    meta = b"".join(
-        (
-            b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01",
-            _meta_element(0x0002, received.sop_class_uid),
-            _meta_element(0x0003, received.sop_instance_uid),
-            _meta_element(0x0010, received.transfer_syntax_uid),
-            _meta_element(0x0012, implementation_class_uid),
-            _meta_element(0x0013, implementation_version_name, vr=b"SH", padding=b" "),
-        )
-    )
-    return _PREAMBLE + b"\x02\x00\x00\x00UL\x04\x00" + struct.pack("<I", len(meta)) + meta
-
-
-def part10(
-    received: ReceivedObject,
-    *,
-    implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
-    implementation_version_name: str = IMPLEMENTATION_VERSION_NAME,
-) -> bytes:
-    """A DICOM file (PS3.10) around the received bytes, which are not touched."""
-    prefix = part10_prefix(
-        received,
-        implementation_class_uid=implementation_class_uid,
-        implementation_version_name=implementation_version_name,
-    )
-    return prefix + received.data_set
-
-
-def _meta_element(element: int, value: str, *, vr: bytes = b"UI", padding: bytes = b"\0") -> bytes:
-    raw = value.encode("ascii")
-    raw += padding * (len(raw) % 2)
-    return struct.pack("<HH2sH", 0x0002, element, vr, len(raw)) + raw
-
-
-def split_part10(file: bytes) -> tuple[str, bytes]:
-    """The transfer syntax UID and the encoded data set of a DICOM file.
-
-    Raises:
-        RejectedError: not a Part 10 file, or its file meta information cannot be read.
-    """
-    if file[128:132] != b"DICM":
-        raise RejectedError("not a DICOM file: the DICM prefix is missing (PS3.10 7.1)")
-    position, transfer_syntax_uid = 132, ""
-    while file[position : position + 2] == b"\x02\x00":
-        tag, raw, position = _next_meta_element(file, position)
-        if tag == 0x00020010:
-            transfer_syntax_uid = raw.rstrip(b"\0 ").decode("ascii", "replace")
-    if not transfer_syntax_uid:
-        raise RejectedError("TransferSyntaxUID (0002,0010) is missing")
-    return transfer_syntax_uid, file[position:]
-
-
-_LONG_META_VRS = frozenset({b"OB", b"UN", b"UT"})
-
-
-def _next_meta_element(file: bytes, position: int) -> tuple[int, bytes, int]:
-    try:
-        group, element, vr, length = struct.unpack_from("<HH2sH", file, position)
-        start = position + 8
-        if vr in _LONG_META_VRS:
-            (length,) = struct.unpack_from("<I", file, start)
-            start += 4
-    except struct.error as error:
-        raise RejectedError(f"the file meta information breaks off at byte {position}") from error
-    if start + length > len(file):
-        raise RejectedError(f"the file meta information breaks off at byte {position}")
-    return (group << 16) | element, file[start : start + length], start + length

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 
+from hub.domain.coding import Code
 from hub.domain.delivery import Document, DocumentKind
+from hub.domain.finding import Presence
 from hub.domain.identity import derived_uid, derived_uuid, identity_mismatches
-from hub.domain.inference import InferenceRequest, InferenceResult, ModelKey
+from hub.domain.inference import InferenceRequest, InferenceResult, ModelKey, Outcome
 from hub.domain.model_card import ModelCard
 from hub.errors import IntegrityError
 
@@ -21,6 +23,21 @@ AI_MARK = "AI result, not verified"
 """Stands in every document that a person may read."""
 
 PRODUCT_NAME = "CAIDX hub"
+
+PRESENCE_CODES = {
+    Presence.PRESENT: Code("52101004", "SCT", "Present"),
+    Presence.ABSENT: Code("272519000", "SCT", "Absent"),
+    Presence.INDETERMINATE: Code("82334004", "SCT", "Indeterminate"),
+    Presence.NOT_ASSESSABLE: Code("not-assessable", "99CAIDX", "Not assessable"),
+}
+"""Answers to "is it there?" (PS3.16 CID 240, and two that are no answer)."""
+
+OUTCOME_CONCEPT = Code("ai-outcome", "99CAIDX", "Outcome of AI analysis")
+OUTCOME_CODES = {
+    Outcome.ASSESSED: Code("assessed", "99CAIDX", "Assessed"),
+    Outcome.NOT_ASSESSABLE: Code("not-assessable", "99CAIDX", "Not assessable"),
+    Outcome.UNSUITABLE: Code("unsuitable", "99CAIDX", "Not processed: outside intended use"),
+}
 
 
 @dataclass(frozen=True, slots=True)

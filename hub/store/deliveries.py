@@ -19,11 +19,19 @@ class DeliveryTask:
     """What is needed to send once more: the delivery, and its document without the bytes."""
 
     delivery: Delivery
+    queue: str
+    """The queue of its jobs; its destination is the line within."""
+    priority: int
     round: int
     """How often a person asked for it again."""
     sha256: str
     identity: StudyIdentity
     related_uids: tuple[str, ...]
+
+    @property
+    def attempt(self) -> tuple[int, int]:
+        """Which attempt this is: (round, attempts before it)."""
+        return (self.round, self.delivery.attempts)
 
     def document(self, content: bytes) -> Document:
         """The document with its bytes."""
@@ -37,7 +45,9 @@ class DeliveryTask:
         )
 
 
-def add(connection: sa.Connection, delivery: Delivery, at: datetime) -> None:
+def add(
+    connection: sa.Connection, delivery: Delivery, *, queue: str, priority: int, at: datetime
+) -> None:
     """Record a new delivery."""
     connection.execute(
         sa.insert(deliveries).values(
@@ -46,6 +56,8 @@ def add(connection: sa.Connection, delivery: Delivery, at: datetime) -> None:
             request_id=delivery.request_id,
             study_instance_uid=delivery.study_instance_uid,
             destination=delivery.destination,
+            queue=queue,
+            priority=priority,
             kind=delivery.kind.value,
             state=delivery.state.value,
             attempts=delivery.attempts,
@@ -70,6 +82,8 @@ def task(connection: sa.Connection, delivery_id: str) -> DeliveryTask | None:
         return None
     return DeliveryTask(
         delivery=delivery_from_row(row),
+        queue=row.queue,
+        priority=row.priority,
         round=row.round,
         sha256=row.sha256,
         identity=identity_from_row(row.identity),

@@ -45,6 +45,8 @@ class RequestRow:
     route: str
     shadow: bool
     model: ModelKey
+    queue: str
+    """The queue of its jobs; its model is the line within."""
     priority: Priority
     series_instance_uids: tuple[str, ...]
     deliver_to: tuple[str, ...]
@@ -70,6 +72,7 @@ def add_request(connection: sa.Connection, request: RequestRow) -> bool:
         model_id=request.model.model_id,
         model_version=request.model.version,
         model_sha256=request.model.sha256,
+        queue=request.queue,
         priority=int(request.priority),
         series=list(request.series_instance_uids),
         deliver_to=list(request.deliver_to),
@@ -145,6 +148,7 @@ def request_from_row(row: sa.Row[Any]) -> RequestRow:
         route=row.route,
         shadow=row.mode == "shadow",
         model=ModelKey(row.model_id, row.model_version, row.model_sha256),
+        queue=row.queue,
         priority=Priority(row.priority),
         series_instance_uids=tuple(row.series),
         deliver_to=tuple(row.deliver_to),

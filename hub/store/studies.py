@@ -101,6 +101,19 @@ def receivers_with_open_associations(connection: sa.Connection) -> list[str]:
     )
 
 
+def sender_of(connection: sa.Connection, association_id: str) -> Sender:
+    """Who sent a transfer."""
+    row = connection.execute(
+        sa.select(associations).where(associations.c.association_id == association_id)
+    ).one()
+    return Sender(
+        source=row.source,
+        calling_ae_title=row.calling_ae_title,
+        called_ae_title=row.called_ae_title,
+        address=row.address,
+    )
+
+
 def studies_of_association(connection: sa.Connection, association_id: str) -> dict[str, str]:
     """Study Instance UID -> segment, for one transfer."""
     rows = connection.execute(
@@ -253,6 +266,16 @@ def complete(connection: sa.Connection, key: StudyKey, now: datetime) -> bool:
         .values(state=COMPLETE, completed_at=now)
     )
     return done.rowcount == 1
+
+
+def evidence_of(connection: sa.Connection, key: StudyKey) -> dict[str, object]:
+    """What made a revision complete."""
+    row = connection.execute(sa.select(study_revisions).where(*_is(key))).one()
+    return {
+        "evidence": row.evidence,
+        "received_instances": row.received_instances,
+        "expected_instances": row.expected_instances,
+    }
 
 
 def state_of(connection: sa.Connection, key: StudyKey) -> str:

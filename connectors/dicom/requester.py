@@ -1,0 +1,85 @@
+"""Associations that we ask for (SCU side)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from connectors.dicom.network import AT_ONCE, application_entity
+from hub.errors import RejectedError, TransientError
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Whom to call, as whom, and how long to wait (seconds)."""
+
+    host: str
+    port: int
+    called_ae_title: str
+    calling_ae_title: str
+    connect_timeout: float = 10.0
+    response_timeout: float = 60.0
+    maximum_pdu_length: int = 131072
+
+    def __str__(self) -> str:
+        return f"{self.called_ae_title}@{self.host}:{self.port}"
+
+
+@contextmanager
+def association(peer: Peer, contexts: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Any]:
+    """An association with a peer, released or aborted in the end.
+
+    Args:
+        peer: the peer.
+        contexts: abstract syntax and transfer syntaxes of each presentation context, at
+            most 128 (PS3.8 9.3.2.2).
+
+    Raises:
+        TransientError: not reachable, rejected or aborted.
+    """
+    ae = application_entity(peer.calling_ae_title, peer.maximum_pdu_length)
+    ae.connection_timeout = ae.acse_timeout = peer.connect_timeout
+    ae.dimse_timeout = ae.network_timeout = peer.response_timeout
+    for abstract_syntax, transfer_syntaxes in contexts:
+        ae.add_requested_context(abstract_syntax, list(transfer_syntaxes))
+    opened = ae.associate(
+        peer.host,
+        peer.port,
+        ae_title=peer.called_ae_title,
+        max_pdu=peer.maximum_pdu_length,
+        evt_handlers=[AT_ONCE],
+    )
+    if not opened.is_established:
+        raise _not_established(peer, opened)
+    try:
+        yield opened
+    finally:
+        if opened.is_established:
+            opened.release()
+
+
+def _not_established(peer: Peer, opened: Any) -> Exception:
+    if opened.is_rejected:
+        answer = opened.acceptor.primitive
+        return TransientError(
+            f"{peer} rejected the association: {answer.result_str}, {answer.reason_str}"
+        )
+    if not opened.rejected_contexts and not opened.is_aborted:
+        return TransientError(f"{peer} cannot be reached")
+    if opened.rejected_contexts:
+        return RejectedError(f"{peer} accepts none of the proposed presentation contexts")
+    return TransientError(f"{peer} aborted the association, or did not answer in time")
+
+
+def accepted(opened: Any, sop_class_uid: str) -> bool:
+    """Whether the peer accepted a SOP class."""
+    return any(item.abstract_syntax == sop_class_uid for item in opened.accepted_contexts)
+
+
+def status_in(answer: Dataset) -> int | None:
+    """The status of a response; None when there was none, or the association was lost."""
+    return int(answer.Status) if "Status" in answer else None

@@ -1,0 +1,53 @@
+"""The hub's settings: one YAML 1.2 file, frozen, every field with a working default.
+
+Nothing unknown is accepted, and every mistake is reported at once with file, line and field.
+A secret is written as a reference, ``env:NAME`` or ``file:/path``, and read when the file is
+loaded. Relative paths are relative to the working directory of the process.
+
+The sections of connectors and model adapters are validated by their own configuration classes,
+which the caller brings (``Components``): this package knows none of them.
+"""
+
+from __future__ import annotations
+
+from hub.config.file_model import Components
+from hub.config.loading import default_settings, load_settings, settings_schema
+from hub.config.settings import (
+    BUILTIN,
+    DEFAULTS_FILE,
+    CompletenessSettings,
+    DatabaseSettings,
+    DeliverySettings,
+    DestinationSettings,
+    IdentifierSettings,
+    LogSettings,
+    ModelSettings,
+    RouteSettings,
+    Settings,
+    SiteSettings,
+    SourceSettings,
+    WebSettings,
+    WorkerSettings,
+)
+
+__all__ = [
+    "BUILTIN",
+    "DEFAULTS_FILE",
+    "CompletenessSettings",
+    "Components",
+    "DatabaseSettings",
+    "DeliverySettings",
+    "DestinationSettings",
+    "IdentifierSettings",
+    "LogSettings",
+    "ModelSettings",
+    "RouteSettings",
+    "Settings",
+    "SiteSettings",
+    "SourceSettings",
+    "WebSettings",
+    "WorkerSettings",
+    "default_settings",
+    "load_settings",
+    "settings_schema",
+]

@@ -1,0 +1,109 @@
+"""Mistakes that only show when sections are compared: names used twice, or used and not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hub.config.file_model import Components
+from hub.config.settings import BUILTIN, Settings
+from hub.errors import ConfigError, ConfigProblem
+from hub.formats.route_expression import compile_expression
+from hub.formats.yaml_document import YamlDocument, read_yaml
+
+_MANIFEST = "model.yaml"
+
+
+def cross_checks(
+    settings: Settings, document: YamlDocument, components: Components
+) -> Iterator[ConfigProblem]:
+    for section in ("sources", "destinations", "routes"):
+        yield from _duplicates(
+            [entry.name for entry in getattr(settings, section)], section, document
+        )
+    models = _model_ids(settings)
+    yield from _model_problems(settings, document, models)
+    yield from _document_problems(settings, document, components)
+    yield from _expression_problems(settings, document)
+    yield from _route_problems(settings, document, models)
+
+
+def _duplicates(names: list[str], section: str, document: YamlDocument) -> Iterator[ConfigProblem]:
+    for index, name in enumerate(names):
+        first = names.index(name)
+        if first < index:
+            line = document.line_of((section, first, "name"))
+            message = f"{name} is taken; the first one is on line {line}"
+            yield document.problem((section, index, "name"), message)
+
+
+def _model_ids(settings: Settings) -> list[str]:
+    """The ``id`` of each configured model; empty where its manifest does not tell one."""
+    return [_model_id(model.package) for model in settings.models]
+
+
+def _model_id(package: str) -> str:
+    if package.startswith(BUILTIN):
+        return package.removeprefix(BUILTIN)
+    manifest = Path(package) / _MANIFEST
+    try:
+        data = read_yaml(manifest.read_text(encoding="utf-8"), str(manifest)).data
+    except (OSError, UnicodeDecodeError, ConfigError):
+        return ""  # _model_problems says what is wrong with it
+    return str(data.get("id", "")) if isinstance(data, dict) else ""
+
+
+def _model_problems(
+    settings: Settings, document: YamlDocument, models: list[str]
+) -> Iterator[ConfigProblem]:
+    for index, model in enumerate(settings.models):
+        path = ("models", index, "package")
+        if not models[index]:
+            manifest = Path(model.package) / _MANIFEST
+            known = manifest.is_file()
+            message = f"{manifest} names no id" if known else f"there is no file {manifest}"
+            yield document.problem(path, message)
+        elif models.index(models[index]) < index:
+            yield document.problem(path, f"the model {models[index]} is configured twice")
+
+
+def _document_problems(
+    settings: Settings, document: YamlDocument, components: Components
+) -> Iterator[ConfigProblem]:
+    for index, destination in enumerate(settings.destinations):
+        taken = components.connectors[destination.kind].accepts
+        for position, kind in enumerate(destination.documents):
+            if kind not in taken:
+                message = f"a {destination.kind} destination cannot take {kind.value}"
+                message += f"; it takes {', '.join(taken) or 'nothing'}"
+                yield document.problem(("destinations", index, "documents", position), message)
+
+
+def _expression_problems(settings: Settings, document: YamlDocument) -> Iterator[ConfigProblem]:
+    for index, route in enumerate(settings.routes):
+        texts = {"when": (route.when, ("study",)), "series": (route.series, ("study", "series"))}
+        for name, (text, variables) in texts.items():
+            try:
+                compile_expression(text, names=variables)
+            except ValueError as error:
+                yield document.problem(("routes", index, name), f"is not a CEL rule: {error}")
+
+
+def _route_problems(
+    settings: Settings, document: YamlDocument, models: list[str]
+) -> Iterator[ConfigProblem]:
+    destinations = {destination.name: destination for destination in settings.destinations}
+    for index, route in enumerate(settings.routes):
+        if route.model not in models:
+            known = ", ".join(filter(None, models)) or "none"
+            message = f"there is no model {route.model}; configured: {known}"
+            yield document.problem(("routes", index, "model"), message)
+        for position, name in enumerate(route.deliver_to or ()):
+            path = ("routes", index, "deliver_to", position)
+            if name not in destinations:
+                known = ", ".join(destinations) or "none"
+                message = f"there is no destination {name}; configured: {known}"
+                yield document.problem(path, message)
+            elif not destinations[name].documents:
+                kind = destinations[name].kind
+                yield document.problem(path, f"a {kind} destination takes no documents")

@@ -1,0 +1,171 @@
+"""From the text of a file to settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from hub.config.cross_checks import cross_checks
+from hub.config.file_model import Components, file_model
+from hub.config.secret_references import resolved
+from hub.config.settings import (
+    BUILTIN,
+    DEFAULTS_FILE,
+    DestinationSettings,
+    PlainSections,
+    RouteSettings,
+    Section,
+    Settings,
+    SourceSettings,
+)
+from hub.errors import ConfigError, ConfigProblem
+from hub.formats.yaml_document import YamlDocument, read_yaml, validate, validate_data
+
+
+def load_settings(text: str, file: str, components: Components) -> Settings:
+    """Settings from the text of a YAML file.
+
+    Raises:
+        ConfigError: every mistake, with file, line and field.
+    """
+    document = _with_defaults(read_yaml(text, file))
+    raw = validate(TypeAdapter(file_model(components)), document)
+    problems: list[ConfigProblem] = []
+    raw = resolved(raw, (), document, problems)
+    settings = _settings(raw, document, components, problems)
+    problems += cross_checks(settings, document, components)
+    if problems:
+        raise ConfigError(tuple(sorted(problems, key=lambda problem: problem.line)))
+    return settings
+
+
+def default_settings(components: Components) -> Settings:
+    """The settings without any file.
+
+    Raises:
+        ConfigError: a component that the defaults use is not installed.
+    """
+    return load_settings("", DEFAULTS_FILE, components)
+
+
+def settings_schema(components: Components) -> dict[str, Any]:
+    """JSON Schema (2020-12) of the file, with the installed connectors and adapters."""
+    schema = file_model(components).model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def _settings(
+    raw: Any, document: YamlDocument, components: Components, problems: list[ConfigProblem]
+) -> Settings:
+    plain = {name: getattr(raw, name) for name in PlainSections.model_fields}
+    plain["routes"] = tuple(_with_destinations(route, raw.destinations) for route in raw.routes)
+    return Settings.model_construct(
+        file=document.file,
+        sources=tuple(_source(entry, raw, components) for entry in raw.sources),
+        destinations=tuple(_destination(entry, raw, components) for entry in raw.destinations),
+        adapters=_adapter_options(raw, document, components, problems),
+        **plain,
+    )
+
+
+def _with_destinations(route: RouteSettings, destinations: Any) -> RouteSettings:
+    if route.deliver_to is not None:
+        return route
+    return route.model_copy(update={"deliver_to": tuple(entry.name for entry in destinations)})
+
+
+def _source(entry: Any, raw: Any, components: Components) -> SourceSettings:
+    return SourceSettings.model_construct(
+        name=entry.name,
+        kind=entry.kind,
+        completeness=_overridden(raw.completeness, entry.completeness),
+        options=_options(entry, components.connectors[entry.kind].source_config),
+    )
+
+
+def _destination(entry: Any, raw: Any, components: Components) -> DestinationSettings:
+    connector = components.connectors[entry.kind]
+    return DestinationSettings.model_construct(
+        name=entry.name,
+        kind=entry.kind,
+        delivery=_overridden(raw.delivery, entry.delivery),
+        documents=entry.documents or tuple(connector.accepts),
+        concurrency=entry.concurrency,
+        options=_options(entry, connector.destination_config),
+    )
+
+
+def _overridden(general: Section, own: Section) -> Any:
+    return general.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+
+
+def _options(entry: BaseModel, config: type[Any] | None) -> Any:
+    """The connector's own part of an entry, as an instance of the connector's own class."""
+    if config is None:
+        return None
+    given = {name: getattr(entry, name) for name in config.model_fields}
+    return config.model_construct(_fields_set=entry.model_fields_set & set(given), **given)
+
+
+def _adapter_options(
+    raw: Any, document: YamlDocument, components: Components, problems: list[ConfigProblem]
+) -> dict[str, Any]:
+    """Options of every adapter kind that a model uses; the kind's own defaults where the file
+    says nothing about it."""
+    options: dict[str, Any] = {}
+    for index, model in enumerate(raw.models):
+        kind = model.adapter
+        if kind in options:
+            continue
+        given = getattr(raw.adapters, kind)
+        if given is None:
+            try:
+                adapter = TypeAdapter[Any](components.adapters[kind].config)
+                given = validate_data(adapter, {}, document, prefix=("models", index, "adapter"))
+            except ConfigError as error:
+                problems += [_in_adapters(problem, kind) for problem in error.problems]
+        options[kind] = given
+    return options
+
+
+def _in_adapters(problem: ConfigProblem, kind: str) -> ConfigProblem:
+    return replace(problem, field=f"adapters.{kind}.{problem.field.rsplit('.', 1)[-1]}")
+
+
+def _with_defaults(document: YamlDocument) -> YamlDocument:
+    """The document with the sections that a missing section stands for."""
+    if not isinstance(document.data, dict):
+        return document
+    data = dict(document.data)
+    data.setdefault("sources", [{"name": "dicom", "kind": "dicom"}])
+    folder = Path(str(data.get("data", PlainSections.model_fields["data"].default))) / "results"
+    results = {"name": "results", "kind": "folder", "path": str(folder)}
+    data.setdefault("destinations", [results])
+    data.setdefault("models", [{"package": BUILTIN + model} for model in _REFERENCE_ROUTES])
+    if "routes" not in data and isinstance(data["models"], list):
+        packages = [m.get("package") for m in data["models"] if isinstance(m, dict)]
+        data["routes"] = [
+            route for model, route in _REFERENCE_ROUTES.items() if BUILTIN + model in packages
+        ]
+    return YamlDocument(document.file, data, document.lines)
+
+
+_REFERENCE_ROUTES: Mapping[str, Mapping[str, Any]] = {
+    "lung-density": {
+        "name": "chest-ct",
+        "when": '"CT" in study.modalities_in_study',
+        "series": 'series.modality == "CT" && !("LOCALIZER" in series.image_type) && '
+        'series.body_part_examined in ["", "CHEST", "THORAX", "LUNG", "CHEST_TO_PELVIS"]',
+        "model": "lung-density",
+    },
+    "ecg-intervals": {
+        "name": "ecg",
+        "when": '"ECG" in study.modalities_in_study',
+        "series": 'series.modality == "ECG"',
+        "model": "ecg-intervals",
+    },
+}

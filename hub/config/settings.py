@@ -1,0 +1,274 @@
+"""The settings as the hub uses them: what every field means, and what it is by default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from hub.domain.delivery import DocumentKind, RetryPolicy
+from hub.domain.inference import Priority
+from hub.domain.routing import RouteMode
+
+BUILTIN = "builtin:"
+DEFAULTS_FILE = "(defaults)"
+"""Stands for the file name where there is no file."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_WHAT_NAMES_ARE = "must be lower-case letters, digits and hyphens, at most 63 of them"
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(_WHAT_NAMES_ARE)
+    return name
+
+
+def _checked_timezone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("must be a time zone of the IANA database, e.g. Europe/Berlin")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and nothing unknown is accepted."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        arbitrary_types_allowed=True,
+    )
+
+
+class IdentifierSettings(Section):
+    """An identifier with the system that issued it."""
+
+    system: str
+    """URI of the issuing system, e.g. `urn:oid:1.2.276.0.76.4.1`."""
+    value: str
+    """The identifier itself."""
+
+
+class SiteSettings(Section):
+    """The institution that runs the hub and answers for its results."""
+
+    institution_name: str = "Unnamed institution"
+    """Stands in every report as the organisation that is responsible for it."""
+    organization_identifiers: tuple[IdentifierSettings, ...] = ()
+    """Identifiers of the institution, e.g. its national register number."""
+    timezone: Annotated[str, AfterValidator(_checked_timezone)] = "UTC"
+    """Local time of the institution (IANA name), for reports and DICOM dates and times."""
+    result_system: str = "urn:caidx:results"
+    """URI of the system of the identifiers that the hub gives to its own results."""
+    patient_identifier_system: str = ""
+    """URI of the system of patient IDs that arrive without an issuer; empty: unknown."""
+    identifier_systems: Mapping[str, str] = Field(default_factory=dict)
+    """Issuer as in the DICOM header (of patient ID or accession number) -> URI of its system."""
+
+    @property
+    def systems_by_issuer(self) -> Mapping[str, str]:
+        """``identifier_systems``, and under the empty issuer the system of patient IDs without
+        one."""
+        without = {"": self.patient_identifier_system} if self.patient_identifier_system else {}
+        return without | dict(self.identifier_systems)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone itself."""
+        return ZoneInfo(self.timezone)
+
+
+class DatabaseSettings(Section):
+    """Where the hub keeps what it knows."""
+
+    url: SecretStr | None = None
+    """`postgresql://user:password@host/name`, best as a reference (`env:CAIDX_DATABASE_URL`).
+    Without it: one SQLite file in the data directory."""
+
+    @field_validator("url")
+    @classmethod
+    def _known_database(cls, url: SecretStr | None) -> SecretStr | None:
+        text = "" if url is None else url.get_secret_value()
+        if text and not text.startswith(("env:", "file:", "postgresql", "sqlite:///")):
+            raise ValueError("must begin with postgresql://, sqlite:///, env: or file:")
+        return url
+
+
+class CompletenessSettings(Section):
+    """When a study counts as complete where nothing tells how many images it has."""
+
+    quiet_seconds: float = Field(default=2.0, ge=0, le=3600)
+    """After the sender has ended its transfer: seconds without a new image."""
+    straggler_seconds: float = Field(default=30.0, gt=0, le=86400)
+    """After a transfer that broke off, or is still open: seconds without a new image."""
+
+
+class DeliverySettings(Section):
+    """How often, and how patiently, a destination is tried."""
+
+    first_delay: float = Field(default=30.0, gt=0)
+    """Seconds to wait after the first failure."""
+    factor: float = Field(default=2.0, ge=1)
+    """Each wait is this many times the one before it ..."""
+    max_delay: float = Field(default=600.0, gt=0)
+    """... but never more than this many seconds."""
+    attempts: int = Field(default=10, ge=1)
+    """After this many failures the document is a dead letter for a person to look at."""
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The same as the domain has it."""
+        return RetryPolicy(**self.model_dump())
+
+
+class SourceSettings(Section):
+    """A way in; the fields beside these belong to its `kind`."""
+
+    name: Name
+    """Unique; stands in the audit log and in metrics."""
+    kind: str
+    """The connector, e.g. `dicom`."""
+    completeness: CompletenessSettings = CompletenessSettings()
+    """Overrides `completeness` for studies from this source, field by field."""
+    options: Any = Field(default=None)
+    """The connector's own configuration, validated."""
+
+
+class DestinationSettings(Section):
+    """A way out; the fields beside these belong to its `kind`."""
+
+    name: Name
+    """Unique; routes name it in `deliver_to`."""
+    kind: str
+    """The connector, e.g. `dicom`, `fhir` or `folder`."""
+    delivery: DeliverySettings = DeliverySettings()
+    """Overrides `delivery` for this destination, field by field."""
+    documents: tuple[DocumentKind, ...] = ()
+    """What it gets; left out: everything that a destination of its kind can take."""
+    concurrency: int = Field(default=2, ge=1, le=64)
+    """Most documents that are sent to it at the same time, by all workers together."""
+    options: Any = Field(default=None)
+    """The connector's own configuration, validated."""
+
+
+class ModelSettings(Section):
+    """A model that the hub runs."""
+
+    package: str
+    """Folder that holds the model's `model.yaml`, or `builtin:<id>` for one that an installed
+    package ships, e.g. `builtin:lung-density`."""
+    adapter: str = "onnx_local"
+    """The kind of model adapter that runs it."""
+
+
+class RouteSettings(Section):
+    """A rule: when a study matches, these series go to this model."""
+
+    name: Name
+    """Unique; stands with the answer in the timeline of every study."""
+    when: str
+    """CEL expression over `study`; true means that the model is asked."""
+    series: str = "true"
+    """CEL expression over `study` and `series`; selects the model's input."""
+    model: str
+    """`id` of one of the models."""
+    priority: Literal["stat", "urgent", "routine"] = "routine"
+    """`stat` overtakes `urgent`, which overtakes `routine`."""
+    deliver_to: tuple[str, ...] | None = None
+    """Names of destinations; left out: every destination."""
+    mode: Literal["active", "shadow"] = "active"
+    """`shadow`: the model runs and is recorded, and nothing is delivered."""
+
+    @property
+    def rank(self) -> Priority:
+        """The priority as the domain has it."""
+        return Priority[self.priority.upper()]
+
+    @property
+    def route_mode(self) -> RouteMode:
+        """The mode as the domain has it."""
+        return RouteMode(self.mode)
+
+
+class WorkerSettings(Section):
+    """The processes that do the work."""
+
+    count: int = Field(default=1, ge=1, le=256)
+    """Worker processes that `caidx serve` starts on this host."""
+    heartbeat_seconds: float = Field(default=2.0, gt=0, le=60)
+    """How often a process says that it is alive; one that is silent for several heartbeats has
+    its work taken over."""
+
+
+class WebSettings(Section):
+    """Health, metrics and the read-only API."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. The API has no log-in: beyond this host, put an authenticating
+    proxy in front of it."""
+    port: int = Field(default=8080, ge=1, le=65535)
+    """TCP port."""
+
+
+class LogSettings(Section):
+    """What is logged, and how it looks. Patient data is never logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are written."""
+    format: Literal["json", "console"] = "json"
+    """One JSON object per line, or lines for people."""
+
+
+class PlainSections(Section):
+    """The sections that need no component to be validated."""
+
+    site: SiteSettings = SiteSettings()
+    """The institution."""
+    data: Path = Path("var")
+    """Folder for the database (if it is SQLite), images and results."""
+    database: DatabaseSettings = DatabaseSettings()
+    """Where the hub keeps what it knows."""
+    models: tuple[ModelSettings, ...] = ()
+    """The models. Left out: the two reference models that the hub ships."""
+    routes: tuple[RouteSettings, ...] = ()
+    """The rules. Left out: a rule for each reference model among the models."""
+    completeness: CompletenessSettings = CompletenessSettings()
+    """When a study counts as complete."""
+    delivery: DeliverySettings = DeliverySettings()
+    """How destinations are tried."""
+    workers: WorkerSettings = WorkerSettings()
+    """The processes that do the work."""
+    web: WebSettings = WebSettings()
+    """Health, metrics and the read-only API."""
+    log: LogSettings = LogSettings()
+    """What is logged."""
+
+
+class Settings(PlainSections):
+    """Everything the hub was told, validated, with the defaults filled in."""
+
+    file: str = DEFAULTS_FILE
+    """Where it was read from."""
+    sources: tuple[SourceSettings, ...] = ()
+    """The ways in. Left out: DICOM C-STORE, AE title CAIDX, on 127.0.0.1:11112."""
+    destinations: tuple[DestinationSettings, ...] = ()
+    """The ways out. Left out: the folder `results` in the data directory."""
+    adapters: Mapping[str, Any] = Field(default_factory=dict)
+    """Validated options of each model adapter kind that a model uses."""
+
+    @property
+    def database_url(self) -> str:
+        """The configured URL, or that of the SQLite file in the data directory."""
+        url = self.database.url
+        return (
+            url.get_secret_value() if url else f"sqlite:///{self.data.absolute() / 'caidx.sqlite'}"
+        )

@@ -1,0 +1,286 @@
+"""FHIR R4 (4.0.1) building blocks: data types, references, and the resources that are not the
+report itself (Device, ImagingStudy).
+
+Everything is a plain JSON object; ``hub.formats.fhir_report`` validates the whole Bundle with
+fhir.resources before it leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from typing import Any
+from urllib.parse import quote
+
+from hub.domain.coding import Code
+from hub.domain.identity import derived_uuid
+from hub.domain.inference import InferenceRequest, ModelKey
+from hub.domain.model_card import ModelCard
+from hub.domain.study import Series, Study
+from hub.errors import RejectedError
+from hub.formats.encoding import EncodingContext, device_uid
+
+Json = dict[str, Any]
+
+DICOM_UID = "urn:dicom:uid"
+UCUM = "http://unitsofmeasure.org"
+IDENTIFIER_TYPE = "http://terminology.hl7.org/CodeSystem/v2-0203"
+OBSERVATION_VALUE = "http://terminology.hl7.org/CodeSystem/v3-ObservationValue"
+AI_DEVICE_TYPE = "http://hl7.org/fhir/uv/aitransparency/CodeSystem/AIdeviceTypeCS"
+DATA_ABSENT_REASON = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
+ALTERNATE_REFERENCE = "http://hl7.org/fhir/StructureDefinition/alternate-reference"
+MODEL_SYSTEM = "urn:caidx:models"
+
+_GTIN_LENGTH = 14
+
+AI_ASSERTED: Json = {
+    "system": OBSERVATION_VALUE,
+    "code": "AIAST",
+    "display": "Artificial Intelligence asserted",
+}
+"""Marks what an AI said, in ``meta.security`` (HL7 AI Transparency on FHIR)."""
+
+ARTIFICIAL_INTELLIGENCE: Json = {"system": AI_DEVICE_TYPE, "code": "Artificial-Intelligence"}
+
+UNKNOWN: Json = {"extension": [{"url": DATA_ABSENT_REASON, "valueCode": "unknown"}]}
+"""Stands where FHIR wants an element and the study has no value for it."""
+
+
+# --- data types --------------------------------------------------------------------------
+
+
+def compact(**fields: Any) -> Json:
+    """The fields that have a value: FHIR forbids empty elements."""
+    return {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+
+
+def coding(code: Code) -> Json:
+    return compact(system=code.system, code=code.code_value, display=code.code_meaning)
+
+
+def concept(code: Code) -> Json:
+    return {"coding": [coding(code)], "text": code.code_meaning}
+
+
+def coded(system: str, code: str, display: str = "") -> Json:
+    """A CodeableConcept of one HL7 code."""
+    return {"coding": [compact(system=system, code=code, display=display)]}
+
+
+def quantity(value: float, unit: Code) -> Json:
+    """A Quantity in UCUM.
+
+    Raises:
+        RejectedError: the value is not a number, or the unit is not from UCUM.
+    """
+    if not math.isfinite(value):
+        raise RejectedError("a measured value is not a finite number")
+    if unit.system != UCUM:
+        raise RejectedError(f"a unit is not from UCUM but from {unit.coding_scheme_designator}")
+    return {"value": value, "unit": unit.code_meaning, "system": UCUM, "code": unit.code_value}
+
+
+def instant(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def uid_identifier(uid: str) -> Json:
+    """A DICOM UID as FHIR writes it (R4 ImagingStudy, "Identifiers")."""
+    return {"system": DICOM_UID, "value": f"urn:oid:{uid}"}
+
+
+def conditional(identifier: Json) -> str:
+    """The search that finds the resource with this identifier, percent-encoded throughout:
+    servers behind a proxy refuse a bare ``|`` in a URL (RFC 3986 section 2)."""
+    token = f"{identifier['system']}|{identifier['value']}"
+    return f"identifier={quote(token, safe='')}"
+
+
+def urn(uuid: object) -> str:
+    return f"urn:uuid:{uuid}"
+
+
+# --- identities and references -----------------------------------------------------------
+
+
+def lasting_uuid(request: InferenceRequest, *parts: str) -> str:
+    """The same for every revision of a study and every version of a model, so that a new
+    revision updates the resource that the one before it made."""
+    return str(
+        derived_uuid(
+            "fhir",
+            request.study.study_instance_uid,
+            request.route,
+            request.model.model_id,
+            *parts,
+        )
+    )
+
+
+def device_url(model: ModelKey) -> str:
+    return urn(derived_uuid("fhir", "Device", device_uid(model)))
+
+
+def imaging_study_url(study: Study) -> str:
+    return urn(derived_uuid("fhir", "ImagingStudy", study.study_instance_uid))
+
+
+def subject(study: Study, context: EncodingContext) -> Json:
+    """The patient as a logical reference: by the identifier of the DICOM header.
+
+    A literal reference would need the server's own id, and ``Patient?identifier=`` makes the
+    whole transaction fail where the patient is not (or twice) on the server. A logical
+    reference is taken by every R4 server and resolved by it (R4 references, "Logical
+    References"). No name and no birth date: they are the server's to know.
+    """
+    patient = study.patient
+    if not patient.patient_id:
+        return {"type": "Patient", **UNKNOWN}
+    issuer = patient.issuer_of_patient_id
+    identifier = compact(
+        type=coded(IDENTIFIER_TYPE, "MR"),
+        system=context.identifier_systems.get(issuer),
+        value=patient.patient_id,
+        assigner=compact(display=issuer),
+    )
+    return {"type": "Patient", "identifier": identifier}
+
+
+def accession(study: Study, context: EncodingContext) -> Json | None:
+    """The accession number as an Identifier of type ACSN; None where the study has none."""
+    if not study.accession_number:
+        return None
+    issuer = study.issuer_of_accession_number
+    return compact(
+        type=coded(IDENTIFIER_TYPE, "ACSN"),
+        system=context.identifier_systems.get(issuer) if issuer else None,
+        value=study.accession_number,
+        assigner=compact(display=issuer),
+    )
+
+
+def organization(context: EncodingContext) -> Json:
+    """The institution as a logical reference by its first identifier."""
+    identifiers = context.organization_identifiers
+    known = {"system": identifiers[0].system, "value": identifiers[0].value} if identifiers else {}
+    return compact(type="Organization", identifier=known, display=context.institution_name)
+
+
+def performers(request: InferenceRequest, card: ModelCard, context: EncodingContext) -> list[Json]:
+    """The institution, and the AI by the extension ``alternate-reference``: in R4 a Device may
+    not be ``performer`` itself."""
+    device = {"reference": device_url(request.model)}
+    algorithm = {
+        "extension": [{"url": ALTERNATE_REFERENCE, "valueReference": device}],
+        "display": f"AI: {card.name} {card.version}",
+    }
+    return [organization(context), algorithm]
+
+
+# --- time --------------------------------------------------------------------------------
+
+
+def study_datetime(study: Study, context: EncodingContext) -> str | None:
+    """Study Date and Study Time as a FHIR dateTime; None without a valid date.
+
+    Without a valid time, or with hours alone, it is the date only; fractions of a second
+    are left out.
+    """
+    try:
+        day = datetime.strptime(study.study_date, "%Y%m%d").date()  # noqa: DTZ007 - a date
+    except ValueError:
+        return None
+    return _with_time(day, study.study_time, _zone(study, context)) or day.isoformat()
+
+
+def _with_time(day: date, time: str, zone: tzinfo) -> str | None:
+    whole = time.split(".", maxsplit=1)[0]
+    pattern = "%H%M%S" if len(whole) > len("HHMM") else "%H%M"
+    try:
+        clock = datetime.strptime(whole, pattern).time()  # noqa: DTZ007 - a time
+    except ValueError:
+        return None
+    return datetime.combine(day, clock, zone).isoformat(timespec="seconds")
+
+
+def _zone(study: Study, context: EncodingContext) -> tzinfo:
+    """Timezone Offset From UTC (0008,0201), ``&ZZXX``, goes before the institution's zone."""
+    offsets = (i.attributes.get("timezone_offset_from_utc", "") for i in study.instances)
+    offset = next(offsets, "")
+    try:
+        parsed = datetime.strptime(offset, "%z").utcoffset()
+    except ValueError:
+        return context.timezone
+    return timezone(parsed if parsed is not None else timedelta(0))
+
+
+# --- resources ---------------------------------------------------------------------------
+
+
+def device(request: InferenceRequest, card: ModelCard) -> Json:
+    """The model as a Device: one per version and per package, and nothing of any patient."""
+    return compact(
+        resourceType="Device",
+        identifier=[
+            uid_identifier(device_uid(request.model)),
+            {"system": MODEL_SYSTEM, "value": str(request.model)},
+        ],
+        udiCarrier=_udi(card),
+        status="active",
+        manufacturer=card.vendor.name,
+        deviceName=[
+            {"name": card.name, "type": "user-friendly-name"},
+            {"name": card.id, "type": "model-name"},
+        ],
+        type={"coding": [ARTIFICIAL_INTELLIGENCE], "text": "Artificial intelligence"},
+        version=[{"value": card.version}],
+        note=[{"text": text} for text in (card.description, card.intended_use.purpose) if text],
+    )
+
+
+def _udi(card: ModelCard) -> list[Json]:
+    udi = card.regulation.udi_di
+    if not udi:
+        return []
+    if udi.isdigit() and len(udi) == _GTIN_LENGTH:
+        gs1 = "http://hl7.org/fhir/NamingSystem/gs1-di"
+        return [{"deviceIdentifier": udi, "issuer": gs1, "carrierHRF": f"(01){udi}"}]
+    return [{"deviceIdentifier": udi}]
+
+
+def imaging_study(study: Study, context: EncodingContext) -> Json:
+    """The study with its series and counts.
+
+    Single instances are left out: the archive is the authority for them, the SR names those
+    that a finding rests on, and a study of some thousand slices would make the transaction
+    megabytes long for a resource that most servers hold already.
+    """
+    modalities = study.modalities_in_study
+    identifiers = [uid_identifier(study.study_instance_uid), accession(study, context)]
+    return compact(
+        resourceType="ImagingStudy",
+        identifier=[identifier for identifier in identifiers if identifier],
+        status="available",
+        modality=[_modality(modality) for modality in modalities],
+        subject=subject(study, context),
+        started=study_datetime(study, context),
+        numberOfSeries=len(study.series),
+        numberOfInstances=len(study.instances),
+        description=study.study_description.strip(),
+        series=[_series(series) for series in study.series],
+    )
+
+
+def _series(series: Series) -> Json:
+    number = series.attribute("series_number")
+    return compact(
+        uid=series.series_instance_uid,
+        number=int(number) if number.isdecimal() else None,
+        modality=_modality(series.modality) if series.modality else UNKNOWN,
+        description=series.attribute("series_description").strip(),
+        numberOfInstances=len(series.instances),
+    )
+
+
+def _modality(modality: str) -> Json:
+    return {"system": "http://dicom.nema.org/resources/ontology/DCM", "code": modality}

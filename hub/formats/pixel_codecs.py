@@ -1,0 +1,200 @@
+"""Encoded pixels to stored values (PS3.5 section 8): native, RLE, JPEG, JPEG-LS, JPEG 2000.
+
+imagecodecs releases the interpreter lock while it decodes, so that threads help. The size
+that a compressed stream itself claims is compared with the header before any codec runs:
+the codec allocates by it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from hub.errors import RejectedError, UnsuitableError
+from hub.formats.pixel_data import EncodedImage, ImageHeader
+
+StoredValues = NDArray[np.int16] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.uint8]
+
+_NATIVE = frozenset(f"1.2.840.10008.1.2{suffix}" for suffix in ("", ".1", ".1.98", ".1.99", ".2"))
+_RLE = "1.2.840.10008.1.2.5"
+_JPEG = {
+    "1.2.840.10008.1.2.4.50": "JPEG Baseline",
+    "1.2.840.10008.1.2.4.51": "JPEG Extended",
+    "1.2.840.10008.1.2.4.57": "JPEG Lossless",
+    "1.2.840.10008.1.2.4.70": "JPEG Lossless, First-Order Prediction",
+}
+_JPEG_LS = {"1.2.840.10008.1.2.4.80": "JPEG-LS Lossless", "1.2.840.10008.1.2.4.81": "JPEG-LS"}
+_JPEG_2000 = {
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 Lossless",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.4.201": "High-Throughput JPEG 2000 Lossless",
+    "1.2.840.10008.1.2.4.202": "High-Throughput JPEG 2000 with RPCL, Lossless",
+    "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
+}
+_REFUSED = {
+    "1.2.840.10008.1.2.4.53": "progressive JPEG (retired, Process 6 & 8)",
+    "1.2.840.10008.1.2.4.55": "progressive JPEG (retired, Process 10 & 12)",
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+}
+_SEQUENTIAL_FRAMES = {0xC0, 0xC1, 0xC3, 0xF7}
+"""SOF markers that are read: baseline, extended sequential, lossless (T.81), JPEG-LS (T.87)."""
+_TABLES_NOT_FRAMES = {0xC4, 0xC8, 0xCC}
+_DECODING_FAULTS = (RuntimeError, ValueError, TypeError, OSError, struct.error)
+"""What imagecodecs raises on broken streams; each codec's own error is a RuntimeError."""
+
+
+def stored_dtype(header: ImageHeader) -> np.dtype[Any]:
+    """The type of an image's stored values: int16, uint16, int8 or uint8."""
+    kind = "i" if header.pixel_representation else "u"
+    return np.dtype(f"{kind}{header.bits_allocated // 8}")
+
+
+def check_decodable(header: ImageHeader) -> None:
+    """Refuse transfer syntaxes that are not read, before anything is allocated.
+
+    Raises:
+        UnsuitableError: the image is encoded in a way that is not read, with its name.
+    """
+    syntax = header.transfer_syntax_uid
+    if syntax in _NATIVE or syntax == _RLE or syntax in _JPEG | _JPEG_LS | _JPEG_2000:
+        return
+    name = _REFUSED.get(syntax, f"transfer syntax {syntax}")
+    raise UnsuitableError((f"the pixels are encoded as {name}, which is not read",))
+
+
+def decode_into(image: EncodedImage, plane: NDArray[Any]) -> None:
+    """Write an image's stored values into a plane of its rows, columns and ``stored_dtype``.
+
+    Raises:
+        UnsuitableError: a transfer syntax that is not read.
+        RejectedError: the pixels cannot be decoded or contradict the header.
+    """
+    header = image.header
+    check_decodable(header)
+    if image.compressed == (header.transfer_syntax_uid in _NATIVE):
+        raise RejectedError("the pixel data is not encoded as the transfer syntax says")
+    raw = plane.view(f"u{plane.itemsize}")
+    raw[...] = _decompressed(image) if image.compressed else _native(image)
+    _to_stored_values(plane, header)
+
+
+def _to_stored_values(plane: NDArray[Any], header: ImageHeader) -> None:
+    """Drop the bits that are not part of the value and extend its sign (PS3.5 8.1.1)."""
+    above = header.bits_allocated - 1 - header.high_bit
+    unused = header.bits_allocated - header.bits_stored
+    if not unused:
+        return
+    unsigned = header.pixel_representation == 0
+    if unsigned and above == unused and int(plane.max()) < 1 << header.bits_stored:
+        return
+    np.left_shift(plane, above, out=plane)
+    np.right_shift(plane, unused, out=plane)
+
+
+def _native(image: EncodedImage) -> NDArray[Any]:
+    header = image.header
+    order = ">" if header.big_endian else "<"
+    values = np.frombuffer(image.pixels, dtype=f"{order}u{header.bits_allocated // 8}")
+    return values.reshape(header.rows, header.columns)
+
+
+def _decompressed(image: EncodedImage) -> NDArray[Any]:
+    header = image.header
+    decode = _codec(header.transfer_syntax_uid)
+    try:
+        decoded = decode(image.pixels, header)
+    except _DECODING_FAULTS as error:
+        raise RejectedError(f"the pixels cannot be decoded ({type(error).__name__})") from None
+    if decoded.shape != (header.rows, header.columns):
+        raise RejectedError("the compressed image has another shape than its header says")
+    wanted = header.bits_allocated // 8
+    if decoded.dtype.kind not in "iu" or decoded.itemsize > wanted:
+        raise RejectedError("the compressed image has more bits than its header says")
+    if decoded.itemsize < wanted:  # a stream of up to 8 bits in 16 allocated ones
+        return decoded.astype(f"{decoded.dtype.kind}{wanted}").view(f"u{wanted}")
+    return decoded.view(f"u{wanted}")
+
+
+_Codec = Callable[[memoryview, ImageHeader], NDArray[Any]]
+
+
+def _codec(transfer_syntax_uid: str) -> _Codec:
+    if transfer_syntax_uid == _RLE:
+        return _rle
+    if transfer_syntax_uid in _JPEG:
+        return _jpeg
+    return _jpeg_ls if transfer_syntax_uid in _JPEG_LS else _jpeg_2000
+
+
+def _rle(frame: memoryview, header: ImageHeader) -> NDArray[Any]:
+    """PS3.5 annex G: one segment for each byte of the pixel, most significant first."""
+    size = header.bits_allocated // 8
+    if struct.unpack_from("<I", frame)[0] != size:
+        raise RejectedError("the RLE image has another number of segments than bytes per pixel")
+    decoded = imagecodecs.dicomrle_decode(frame, f"<u{size}", out=header.bytes_per_frame)
+    return np.frombuffer(decoded, dtype=f"<u{size}").reshape(header.rows, header.columns)
+
+
+def _jpeg(frame: memoryview, header: ImageHeader) -> NDArray[Any]:
+    _check_jpeg_frame(frame, header)
+    decoded: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
+    return decoded
+
+
+def _jpeg_ls(frame: memoryview, header: ImageHeader) -> NDArray[Any]:
+    _check_jpeg_frame(frame, header)
+    decoded: NDArray[Any] = imagecodecs.jpegls_decode(frame)
+    return decoded
+
+
+def _jpeg_2000(frame: memoryview, header: ImageHeader) -> NDArray[Any]:
+    _check_jpeg_2000_size(frame, header)
+    decoded: NDArray[Any] = imagecodecs.jpeg2k_decode(frame)
+    return decoded
+
+
+def _check_jpeg_frame(frame: memoryview, header: ImageHeader) -> None:
+    """Walk the markers to the frame header (T.81 B.2.2, T.87 C.2.2)."""
+    if bytes(frame[:2]) != b"\xff\xd8":
+        raise RejectedError("the compressed image is not a JPEG stream")
+    at = 2
+    while True:
+        marker, kind, length = struct.unpack_from(">BBH", frame, at)
+        if marker != 0xFF:  # noqa: PLR2004 - every marker begins with FF
+            raise RejectedError("the compressed image is broken between two markers")
+        if kind == 0xFF:  # noqa: PLR2004 - fill byte
+            at += 1
+            continue
+        if (0xC0 <= kind <= 0xCF and kind not in _TABLES_NOT_FRAMES) or kind == 0xF7:  # noqa: PLR2004
+            break
+        at += 2 + length
+    if kind not in _SEQUENTIAL_FRAMES:
+        raise RejectedError("the compressed image is a progressive or hierarchical JPEG")
+    rows, columns, components = struct.unpack_from(">HHB", frame, at + 5)
+    _check_claim(rows, columns, components, header)
+
+
+def _check_jpeg_2000_size(frame: memoryview, header: ImageHeader) -> None:
+    """The SIZ marker follows the start of the codestream (T.800 A.5.1)."""
+    if bytes(frame[:4]) != b"\xff\x4f\xff\x51":
+        raise RejectedError("the compressed image is not a JPEG 2000 codestream")
+    width, height, left, top = struct.unpack_from(">IIII", frame, 8)
+    (components,) = struct.unpack_from(">H", frame, 40)
+    _check_claim(height - top, width - left, components, header)
+    if frame[42] & 0x80 and header.pixel_representation == 0:
+        raise RejectedError("the JPEG 2000 stream is signed, its header says unsigned")
+
+
+def _check_claim(rows: int, columns: int, components: int, header: ImageHeader) -> None:
+    if (rows, columns, components) != (header.rows, header.columns, 1):
+        raise RejectedError(
+            f"the compressed image is {rows} x {columns} x {components}, its header says "
+            f"{header.rows} x {header.columns} x 1"
+        )

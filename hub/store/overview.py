@@ -1,0 +1,419 @@
+"""What people and monitoring ask: lists, the timeline of one study, counts. Read-only.
+
+Nothing here holds a name, a patient ID or a birth date: a study is known by its UID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from hub.domain.audit import AuditEvent
+from hub.domain.delivery import DeliveryState
+from hub.store import audit
+from hub.store.database import Database
+from hub.store.schema import (
+    alerts,
+    association_studies,
+    associations,
+    deliveries,
+    documents,
+    requests,
+    results,
+    route_decisions,
+    studies,
+    study_revisions,
+)
+
+Entry = TypeVar("Entry")
+_UNDELIVERED = (DeliveryState.PENDING.value, DeliveryState.RETRYING.value)
+_TIMELINE_EVENTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Entry]):
+    """A part of a list, newest first."""
+
+    items: tuple[Entry, ...]
+    total: int
+    """Length of the whole list."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """One revision of a study: how far it is, and why."""
+
+    study_instance_uid: str
+    revision: int
+    state: str
+    """receiving, complete or routed."""
+    evidence: str
+    """What says that it is complete."""
+    received_instances: int
+    expected_instances: int | None
+    first_received_at: datetime
+    last_received_at: datetime
+    completed_at: datetime | None
+    problems: list[str]
+    """Why it is held back; empty when it may be processed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRow:
+    """A transfer that carried instances of a study."""
+
+    association_id: str
+    source: str
+    calling_ae_title: str
+    called_ae_title: str
+    opened_at: datetime
+    closed_at: datetime | None
+    end: str | None
+    """released or aborted; null while it is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecisionRow:
+    """What one rule said about one revision: why AI was, or wasn't, run."""
+
+    study_instance_uid: str
+    revision: int
+    route: str
+    decision: str
+    """match, no-match or rule-error."""
+    reasons: list[str]
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSummary:
+    """One question to one model, and where it stands."""
+
+    request_id: str
+    study_instance_uid: str
+    revision: int
+    route: str
+    mode: str
+    model_id: str
+    model_version: str
+    model_sha256: str
+    priority: int
+    series: list[str]
+    deliver_to: list[str]
+    reasons: list[str]
+    state: str
+    """queued, running, retrying, done, failed or quarantined."""
+    outcome: str | None
+    """assessed, not-assessable or unsuitable; null while there is no answer."""
+    attempts: int
+    detail: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """An encoded result."""
+
+    document_id: str
+    request_id: str
+    kind: str
+    sha256: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """A model's answer."""
+
+    request_id: str
+    study_instance_uid: str
+    revision: int
+    model_id: str
+    model_version: str
+    outcome: str
+    findings: list[dict[str, Any]]
+    reasons: list[str]
+    warnings: list[str]
+    timings: dict[str, float]
+    """Seconds by part of the work."""
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """One document on its way to one destination."""
+
+    delivery_id: str
+    document_id: str
+    request_id: str
+    study_instance_uid: str
+    destination: str
+    kind: str
+    state: str
+    """pending, retrying, delivered or dead."""
+    attempts: int
+    detail: str
+    created_at: datetime
+    next_attempt_at: datetime | None
+    delivered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    """What a person has to look at."""
+
+    alert_id: str
+    raised_at: datetime
+    kind: str
+    study_instance_uid: str
+    entity: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTimeline:
+    """Everything that happened to one study, over all its revisions."""
+
+    revisions: tuple[StudyRow, ...]
+    transfers: tuple[TransferRow, ...]
+    decisions: tuple[RouteDecisionRow, ...]
+    requests: tuple[RequestSummary, ...]
+    results: tuple[ResultRow, ...]
+    documents: tuple[DocumentRow, ...]
+    deliveries: tuple[DeliveryRow, ...]
+    alerts: tuple[AlertRow, ...]
+    events: tuple[AuditEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much of everything there is, by state."""
+
+    studies: Mapping[str, int]
+    requests: Mapping[str, int]
+    outcomes: Mapping[str, int]
+    deliveries: Mapping[tuple[str, str], int]
+    """By destination and state."""
+    alerts: Mapping[str, int]
+    """By kind."""
+    oldest_undelivered: datetime | None
+
+
+# --- lists -------------------------------------------------------------------------------
+
+
+def list_studies(
+    database: Database, *, state: str | None = None, limit: int = 50, offset: int = 0
+) -> Page[StudyRow]:
+    """Revisions of studies, the most recently received first."""
+    query = _studies()
+    if state is not None:
+        query = query.where(study_revisions.c.state == state)
+    order = (study_revisions.c.last_received_at.desc(), study_revisions.c.study_instance_uid)
+    return _page(database, query.order_by(*order), StudyRow, limit, offset)
+
+
+def list_requests(
+    database: Database, *, state: str | None = None, limit: int = 50, offset: int = 0
+) -> Page[RequestSummary]:
+    """Inference requests, newest first."""
+    query = _requests()
+    if state is not None:
+        query = query.where(requests.c.state == state)
+    order = (requests.c.created_at.desc(), requests.c.request_id)
+    return _page(database, query.order_by(*order), RequestSummary, limit, offset)
+
+
+def list_results(
+    database: Database, *, outcome: str | None = None, limit: int = 50, offset: int = 0
+) -> Page[ResultRow]:
+    """Answers of models, newest first."""
+    query = _results()
+    if outcome is not None:
+        query = query.where(results.c.outcome == outcome)
+    order = (results.c.made_at.desc(), results.c.request_id)
+    return _page(database, query.order_by(*order), ResultRow, limit, offset)
+
+
+def list_deliveries(
+    database: Database,
+    *,
+    state: str | None = None,
+    destination: str | None = None,
+    limit: int = 50,
+    offset: int = 0,
+) -> Page[DeliveryRow]:
+    """Deliveries, newest first."""
+    query = sa.select(*_columns(deliveries, DeliveryRow))
+    if state is not None:
+        query = query.where(deliveries.c.state == state)
+    if destination is not None:
+        query = query.where(deliveries.c.destination == destination)
+    order = (deliveries.c.created_at.desc(), deliveries.c.delivery_id)
+    return _page(database, query.order_by(*order), DeliveryRow, limit, offset)
+
+
+def list_alerts(database: Database, *, limit: int = 50, offset: int = 0) -> Page[AlertRow]:
+    """Alerts, newest first."""
+    query = sa.select(*_columns(alerts, AlertRow))
+    order = (alerts.c.raised_at.desc(), alerts.c.alert_id)
+    return _page(database, query.order_by(*order), AlertRow, limit, offset)
+
+
+# --- one study ---------------------------------------------------------------------------
+
+
+def study_timeline(database: Database, study_instance_uid: str) -> StudyTimeline | None:
+    """Everything about one study, oldest first; None when it never arrived."""
+    with database.snapshot() as connection:
+        uid = study_instance_uid
+        revisions = _all(
+            connection,
+            _studies()
+            .where(study_revisions.c.study_instance_uid == uid)
+            .order_by(study_revisions.c.revision),
+            StudyRow,
+        )
+        if not revisions:
+            return None
+        return StudyTimeline(
+            revisions=revisions,
+            transfers=_transfers_of(connection, uid),
+            decisions=_all(
+                connection,
+                sa.select(*_columns(route_decisions, RouteDecisionRow))
+                .where(route_decisions.c.study_instance_uid == uid)
+                .order_by(route_decisions.c.revision, route_decisions.c.route),
+                RouteDecisionRow,
+            ),
+            requests=_all(
+                connection,
+                _requests()
+                .where(requests.c.study_instance_uid == uid)
+                .order_by(requests.c.created_at, requests.c.request_id),
+                RequestSummary,
+            ),
+            results=_all(
+                connection,
+                _results()
+                .where(requests.c.study_instance_uid == uid)
+                .order_by(results.c.made_at, results.c.request_id),
+                ResultRow,
+            ),
+            documents=_documents_of(connection, uid),
+            deliveries=_all(
+                connection,
+                sa.select(*_columns(deliveries, DeliveryRow))
+                .where(deliveries.c.study_instance_uid == uid)
+                .order_by(deliveries.c.created_at, deliveries.c.delivery_id),
+                DeliveryRow,
+            ),
+            alerts=_all(
+                connection,
+                sa.select(*_columns(alerts, AlertRow))
+                .where(alerts.c.study_instance_uid == uid)
+                .order_by(alerts.c.raised_at),
+                AlertRow,
+            ),
+            events=tuple(audit.events(database, limit=_TIMELINE_EVENTS, study_instance_uid=uid)),
+        )
+
+
+def _transfers_of(connection: sa.Connection, uid: str) -> tuple[TransferRow, ...]:
+    query = (
+        sa.select(*_columns(associations, TransferRow))
+        .join(
+            association_studies,
+            association_studies.c.association_id == associations.c.association_id,
+        )
+        .where(association_studies.c.study_instance_uid == uid)
+        .order_by(associations.c.opened_at)
+    )
+    return _all(connection, query, TransferRow)
+
+
+def _documents_of(connection: sa.Connection, uid: str) -> tuple[DocumentRow, ...]:
+    query = (
+        sa.select(*_columns(documents, DocumentRow))
+        .join(requests, requests.c.request_id == documents.c.request_id)
+        .where(requests.c.study_instance_uid == uid)
+        .order_by(requests.c.created_at, documents.c.kind)
+    )
+    return _all(connection, query, DocumentRow)
+
+
+# --- counts ------------------------------------------------------------------------------
+
+
+def counts(database: Database) -> Counts:
+    """Totals by state, from one snapshot."""
+    with database.snapshot() as connection:
+        by_destination = connection.execute(
+            sa.select(deliveries.c.destination, deliveries.c.state, sa.func.count()).group_by(
+                deliveries.c.destination, deliveries.c.state
+            )
+        )
+        oldest = connection.execute(
+            sa.select(sa.func.min(deliveries.c.created_at)).where(
+                deliveries.c.state.in_(_UNDELIVERED)
+            )
+        ).scalar_one()
+        return Counts(
+            studies=_by(connection, study_revisions.c.state),
+            requests=_by(connection, requests.c.state),
+            outcomes=_by(connection, results.c.outcome),
+            deliveries={(row[0], row[1]): row[2] for row in by_destination},
+            alerts=_by(connection, alerts.c.kind),
+            oldest_undelivered=oldest,
+        )
+
+
+def _by(connection: sa.Connection, column: sa.Column[Any]) -> dict[str, int]:
+    rows = connection.execute(sa.select(column, sa.func.count()).group_by(column))
+    return {row[0]: row[1] for row in rows}
+
+
+# --- queries -----------------------------------------------------------------------------
+
+
+def _columns(table: sa.Table, entry: type[Any]) -> list[sa.Column[Any]]:
+    return [table.c[name] for name in entry.__dataclass_fields__ if name in table.c]
+
+
+def _studies() -> sa.Select[Any]:
+    return sa.select(
+        *_columns(study_revisions, StudyRow), studies.c.first_received_at, studies.c.problems
+    ).join(studies, studies.c.study_instance_uid == study_revisions.c.study_instance_uid)
+
+
+def _requests() -> sa.Select[Any]:
+    return sa.select(*_columns(requests, RequestSummary), results.c.outcome).outerjoin(
+        results, results.c.request_id == requests.c.request_id
+    )
+
+
+def _results() -> sa.Select[Any]:
+    of_request = ("study_instance_uid", "revision", "model_id", "model_version")
+    return sa.select(
+        *_columns(results, ResultRow), *(requests.c[name] for name in of_request)
+    ).join(requests, requests.c.request_id == results.c.request_id)
+
+
+def _page(
+    database: Database, query: sa.Select[Any], entry: type[Entry], limit: int, offset: int
+) -> Page[Entry]:
+    with database.snapshot() as connection:
+        whole = query.order_by(None).subquery()
+        total = connection.execute(sa.select(sa.func.count()).select_from(whole)).scalar_one()
+        return Page(_all(connection, query.limit(limit).offset(offset), entry), total)
+
+
+def _all(connection: sa.Connection, query: sa.Select[Any], entry: type[Entry]) -> tuple[Entry, ...]:
+    rows = connection.execute(query).mappings()
+    return tuple(entry(**row) for row in rows)
