@@ -73,10 +73,12 @@ clean: ## remove the virtual environment, caches and build outputs (var/ stays)
 
 # --- the environment ------------------------------------------------------------------------
 
-# Prints the first Python >= 3.11 that can make virtual environments.
-find_python = set -eu; for python in $(PYTHONS); do \
-	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-	    >/dev/null 2>&1; then echo "$$python"; exit 0; fi; done; \
+# Prints a Python that can make virtual environments: 3.11 to 3.13, for which every locked
+# package has a wheel, or else a newer one, on which pip may have to compile.
+find_python = set -eu; for newest in 13 99; do for python in $(PYTHONS); do \
+	  if "$$python" -c "import sys, venv, ensurepip; \
+	    sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $$newest))" >/dev/null 2>&1; \
+	  then echo "$$python"; exit 0; fi; done; done; \
 	echo "needs Python 3.11 or newer with venv (on Debian: python3 and python3-venv)" >&2; exit 1
 
 $(VENV)/.made:

@@ -5,9 +5,10 @@ written, and only values of the expected form; anything else becomes ``[withheld
 a birth date that slips into a log call does not reach the log. Libraries write their messages
 from the data they work on: of theirs, only logger, level and class of the exception are kept.
 
-Use: ``structlog.get_logger().info("study completed", study_instance_uid=uid, instances=340)``;
+Use: ``structlog.get_logger().info("study.completed", study_instance_uid=uid, instances=340)``;
 for failures pass ``error=exception``: its class is written, and its message only where it is one
-of the hub's own errors, whose messages never hold patient data.
+of the hub's own errors, whose messages never hold patient data. ``reason`` takes such a message
+as text; what looks like a person's name or an identifier in it has it withheld all the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -29,6 +30,12 @@ WITHHELD = "[withheld]"
 
 _EVENT = re.compile(r"[a-z][a-z ,;:._'-]{0,99}")
 _UID = re.compile(r"[0-9.]{1,64}")
+_ERROR = re.compile(r"[A-Za-z0-9_.]{1,100}( in [A-Za-z0-9_.?]{1,100}:\d{1,6})?")
+_HARMLESS_NUMBERS = re.compile(r"\b(?:\d+(?:\.\d+)+|[0-9a-f]{32,64})\b")
+"""UIDs, decimals, digests and request identifiers."""
+_SUSPECT = re.compile(r"\^|\d{6,}")
+"""A DICOM person name (PS3.5 6.2.1), or digits enough for a date or a patient ID."""
+_LONGEST_REASON = 500
 _WORD = re.compile(r"[A-Za-z0-9_.:|#/@+\[\]-]{1,200}")
 
 
@@ -42,20 +49,18 @@ _UIDS = _names(
 _WORDS = _names(
     "action adapter address alert alert_id association_id called_ae_title calling_ae_title "
     "component connector database decision delivery_id destination document_id document_kind "
-    "engine entity error evidence executor_id family format host job job_id kind level logger "
+    "engine entity evidence executor_id family format host job job_id kind level logger loop "
     "mode model model_id model_version outcome part priority problem_kind queue release request_id "
     "role route schema segment service sha256 signal source state status stored_as thread "
     "timestamp url_host version worker worker_id"
 )
 _NUMBERS = _names(
     "alerts attempt attempts bytes connections count deliveries documents duplicates exit_status "
-    "expected failed files findings instances interval length limit models offset pending pid "
-    "port problems received requests restarts retries revision sequence series slices studies "
-    "threads total waiting warnings workers"
+    "expected failed files findings instances interval jobs length limit models offset pending pid "
+    "port problems received requests restarts retries returncode revision sequence series slices "
+    "studies threads total transfers waiting warnings workers"
 )
 _UNITS = ("_seconds", "_milliseconds", "_bytes", "_count")
-_ANY = frozenset({"traceback", "reason"})
-"""Made by this module alone, from code positions and from the hub's own errors."""
 
 
 def configure_logging(level: str, format: str, stream: TextIO | None = None) -> None:  # noqa: A002
@@ -95,7 +100,6 @@ def configure_logging(level: str, format: str, stream: TextIO | None = None) -> 
 def describe_errors(_logger: object, _method: str, event: structlog.typing.EventDict) -> Any:
     """Replace exceptions by their class and the code positions they came through."""
     given = [event.pop("exc_info", None), event.pop("error", None)]
-    event.pop("reason", None)
     event.pop("traceback", None)
     for value in given:
         error = _exception(value)
@@ -134,15 +138,13 @@ def withhold_unknown(_logger: object, _method: str, event: structlog.typing.Even
 
 
 def _is_known(name: str) -> bool:
-    listed = name in _UIDS or name in _WORDS or name in _NUMBERS or name in _ANY
-    return listed or name in {"event", "seconds"} or name.endswith(_UNITS)
+    listed = name in _UIDS or name in _WORDS or name in _NUMBERS or name in _TEXTS
+    return listed or name == "seconds" or name.endswith(_UNITS)
 
 
 def _may_be_written(name: str, value: object) -> bool:
     if value is None or isinstance(value, bool):
         return _is_known(name)
-    if name in _ANY:
-        return True
     if isinstance(value, list | tuple | set | frozenset):
         return all(_may_be_written(name, part) for part in value)
     if isinstance(value, int | float):
@@ -151,11 +153,24 @@ def _may_be_written(name: str, value: object) -> bool:
 
 
 def _text_may_be_written(name: str, value: str) -> bool:
-    if name == "event":
-        return _EVENT.fullmatch(value) is not None
+    if name in _TEXTS:
+        return _TEXTS[name](value)
     if name in _UIDS:
         return _UID.fullmatch(value) is not None
     return name in _WORDS and _WORD.fullmatch(value) is not None
+
+
+def _is_harmless_reason(text: str) -> bool:
+    rest = _HARMLESS_NUMBERS.sub("", text)
+    return len(text) <= _LONGEST_REASON and _SUSPECT.search(rest) is None
+
+
+_TEXTS: Mapping[str, Callable[[str], bool]] = {
+    "event": lambda text: _EVENT.fullmatch(text) is not None,
+    "error": lambda text: _ERROR.fullmatch(text) is not None,
+    "reason": _is_harmless_reason,
+    "traceback": lambda _: True,  # made by this module alone, from positions in code
+}
 
 
 # --- libraries, and what nobody caught ------------------------------------------------------

@@ -120,7 +120,7 @@ class Pipeline:
         """Turn a complete study into inference requests."""
         with self.database.read() as connection:
             study = instances.load_study(connection, key)
-        decisions = [match(route, study) for route in self.routes]
+        decisions = [self._decide(route, study) for route in self.routes]
         with self.database.write() as connection:
             if studies.state_of(connection, key) != studies.COMPLETE:
                 return  # routed before a crash
@@ -143,6 +143,14 @@ class Pipeline:
                 requests=[request.request_id for request in requests],
                 problems=list(study.problems),
             )
+
+    def _decide(self, route: Route, study: Study) -> Decision:
+        """The route's answer; a match whose model cannot run is an error, not a silence."""
+        decision = match(route, study)
+        reason = self.registry.broken_models.get(route.model)
+        if isinstance(decision, Match) and reason is not None:
+            return RuleError(route.name, (f"model {route.model} cannot run: {reason}",))
+        return decision
 
     def _request(self, study: Study, route: Route, decision: Match) -> RequestRow:
         """The request, pinned to the model as it is now."""

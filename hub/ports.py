@@ -7,8 +7,8 @@ and nothing else of the hub. They arrive through the entry-point groups
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -206,6 +206,9 @@ class ModelPackage:
     card: ModelCard
     directory: Path
     """Folder of ``model.yaml``."""
+    artefacts: Mapping[str, Path] = field(default_factory=dict)
+    """``Artefact.path`` of the card -> the file itself: found, contained and pinned when the
+    package was registered. Whoever reads it checks the SHA-256 of what was read."""
 
 
 class ModelAdapter(Protocol):

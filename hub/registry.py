@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TypeVar
 
 from hub.domain.delivery import DocumentKind, RetryPolicy
@@ -17,6 +18,8 @@ from hub.ports import AdapterKind, Connector, Destination, ModelAdapter, ModelPa
 
 CONNECTORS = "caidx.connectors"
 MODEL_ADAPTERS = "caidx.model_adapters"
+MODELS = "caidx.models"
+"""Entry points whose value is the folder (pathlib.Path) of a model that a package ships."""
 
 Part = TypeVar("Part")
 
@@ -37,6 +40,8 @@ class Components:
 
     connectors: Mapping[str, Connector]
     adapters: Mapping[str, AdapterKind]
+    models: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of the models that installed packages ship, for ``builtin:<name>``."""
     unavailable: tuple[Unavailable, ...] = ()
 
 
@@ -64,17 +69,19 @@ class Registry:
 
     models: Mapping[str, RunningModel] = field(default_factory=dict)
     """By model id."""
+    broken_models: Mapping[str, str] = field(default_factory=dict)
+    """Configured models that cannot run: id -> the reason."""
     destinations: Mapping[str, RunningDestination] = field(default_factory=dict)
     """By name in the configuration."""
 
     def model(self, model_id: str) -> RunningModel:
         """Raises:
-        RejectedError: no such model is configured here.
+        RejectedError: it is not configured here, or cannot run; the message says why.
         """
-        try:
-            return self.models[model_id]
-        except KeyError as error:
-            raise RejectedError(f"model {model_id} is not configured") from error
+        if model_id not in self.models:
+            reason = self.broken_models.get(model_id, "it is not configured")
+            raise RejectedError(f"model {model_id} cannot run: {reason}")
+        return self.models[model_id]
 
     def destination(self, name: str) -> RunningDestination:
         """Raises:
@@ -87,10 +94,11 @@ class Registry:
 
 
 def discover() -> Components:
-    """Load every entry point of the two groups."""
+    """Load every entry point of the three groups."""
     connectors, no_connectors = _load(CONNECTORS, Connector)
     adapters, no_adapters = _load(MODEL_ADAPTERS, AdapterKind)
-    return Components(connectors, adapters, (*no_connectors, *no_adapters))
+    models, no_models = _load(MODELS, Path)
+    return Components(connectors, adapters, models, (*no_connectors, *no_adapters, *no_models))
 
 
 def _load(group: str, expected: type[Part]) -> tuple[dict[str, Part], list[Unavailable]]:

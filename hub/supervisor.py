@@ -105,7 +105,6 @@ def isolated(
                     on_fault(argument, f"fault of the hub: {fault}")
                 else:
                     work(argument)
-                return
             except TransientError as error:
                 log.warning("job.waits", reason=str(error))
                 if stopping.wait(delay):
@@ -115,7 +114,9 @@ def isolated(
                 if fault:
                     raise  # even recording it failed: the engine keeps the job as an error
                 fault = fault_name(error)
-                log.error("job.fault", error=fault)
+                log.error("job.fault", error=fault)  # noqa: TRY400 - a trace may show patient data
+            else:
+                return
 
     return run
 
@@ -150,7 +151,7 @@ class Loop:
                 log.warning("loop.fault", loop=self.name, reason=str(error))
                 delay = min(max(delay, FIRST_DELAY) * 2, MAX_DELAY)
             except Exception as error:
-                log.error("loop.fault", loop=self.name, error=fault_name(error))
+                log.error("loop.fault", loop=self.name, error=fault_name(error))  # noqa: TRY400
                 delay = min(max(delay, FIRST_DELAY) * 2, MAX_DELAY)
 
 
@@ -210,19 +211,20 @@ class Takeover:
     process: ProcessIdentity
     clock: Clock
     silence: timedelta
-    """Without a sign of life for so long, a worker of another host is dead."""
-    is_alive: Callable[[ProcessIdentity], bool | None]
-    """Whether a process lives; None when it cannot be seen from here."""
+    """Without a sign of life for so long, a process of another host is dead."""
 
     def register(self, role: str) -> None:
+        """Begin to hold work."""
         with self.database.write() as connection:
             workers.register(connection, self.process, role, self.clock.now())
 
-    def beat(self) -> None:
+    def beat(self, health: Mapping[str, Health]) -> None:
+        """Still here, and this is how our components are."""
         with self.database.write() as connection:
-            workers.beat(connection, self.process.executor_id, self.clock.now())
+            workers.beat(connection, self.process.executor_id, health, self.clock.now())
 
     def leave(self) -> None:
+        """Nothing is held any more."""
         with self.database.write() as connection:
             workers.mark_gone(connection, self.process.executor_id, self.clock.now())
 
@@ -235,7 +237,7 @@ class Takeover:
             process
             for process, seen_at in present
             if process.executor_id != self.process.executor_id
-            and (self.is_alive(process) is False or seen_at < limit)
+            and (process_is_alive(process) is False or seen_at < limit)
         ]
 
     def take_over_jobs(self, engine: Engine) -> None:
@@ -252,9 +254,7 @@ class Takeover:
             transfers = adopt_open_associations(intake, process.executor_id)
             with self.database.write() as connection:
                 workers.mark_gone(connection, process.executor_id, self.clock.now())
-            log.warning(
-                "receiver.taken-over", executor_id=process.executor_id, transfers=transfers
-            )
+            log.warning("receiver.taken-over", executor_id=process.executor_id, transfers=transfers)
 
 
 @dataclass(slots=True)
@@ -281,7 +281,7 @@ class RoleProcesses:
         self._end()
 
     def _start(self, role: str) -> None:
-        self._children[role] = subprocess.Popen(list(self.commands[role]))  # noqa: S603
+        self._children[role] = subprocess.Popen(list(self.commands[role]))
         self._started[role] = time.monotonic()
 
     def _restart(self, role: str, returncode: int) -> None:

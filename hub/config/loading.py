@@ -143,7 +143,7 @@ def _with_defaults(document: YamlDocument) -> YamlDocument:
     data = dict(document.data)
     data.setdefault("sources", [{"name": "dicom", "kind": "dicom"}])
     folder = Path(str(data.get("data", PlainSections.model_fields["data"].default))) / "results"
-    results = {"name": "results", "kind": "folder", "path": str(folder)}
+    results = {"name": "results", "kind": "folder", "folder": str(folder)}
     data.setdefault("destinations", [results])
     data.setdefault("models", [{"package": BUILTIN + model} for model in _REFERENCE_ROUTES])
     if "routes" not in data and isinstance(data["models"], list):

@@ -51,8 +51,9 @@ def object_header(
     card: ModelCard,
     context: EncodingContext,
 ) -> Dataset:
-    """Patient, study, series, equipment and SOP common modules of a new object."""
-    header = patient_and_study(request.study)
+    """Series, equipment and SOP common modules of a new object; the patient and the study
+    are added by :func:`dicom_document`."""
+    header = Dataset()
     made_at = local_time(request, context)
     header.SOPClassUID = sop_class_uid
     header.SOPInstanceUID = document_uid(kind, request)
@@ -114,7 +115,7 @@ def dicom_document(
         sop_class_uid=str(header.SOPClassUID),
         sop_instance_uid=str(header.SOPInstanceUID),
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
-        data_set=data_set(header, bulk),
+        data_set=data_set(header, {**patient_and_study(request.study), **bulk}),
     )
     return Document(
         document_id=encoded.sop_instance_uid,

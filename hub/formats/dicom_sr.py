@@ -85,7 +85,7 @@ def encode(
         card=card,
         context=context,
     )
-    _add_document_modules(header, request)
+    _add_document_modules(header)
     references = [(i.series_instance_uid, i.sop_class_uid, i.sop_instance_uid) for i in sources]
     if segmentation is not None:
         series = series_uid(DocumentKind.SEG, request)
@@ -96,6 +96,8 @@ def encode(
         0x0040A504: sr.template("1500"),
         0x0040A730: sr.content_sequence(items),
     }
+    if request.study.accession_number:
+        bulk[0x0040A370] = referenced_request(request.study)
     related_uids = (segmentation.document_id,) if segmentation is not None else ()
     return dicom_document(DocumentKind.SR, request, header, bulk, related_uids)
 
@@ -109,12 +111,10 @@ def _sources(request: InferenceRequest, result: InferenceResult) -> tuple[Instan
     return tuple(i for i in request.study.instances if i.sop_instance_uid in chosen)
 
 
-def _add_document_modules(header: Dataset, request: InferenceRequest) -> None:
+def _add_document_modules(header: Dataset) -> None:
     """SR Document General and the root of the content (PS3.3 C.17.2, C.17.3)."""
     header.ReferencedPerformedProcedureStepSequence = Sequence()
     header.PerformedProcedureCodeSequence = Sequence()
-    if request.study.accession_number:
-        header.ReferencedRequestSequence = Sequence([referenced_request(request.study)])
     header.ValueType = "CONTAINER"
     header.ConceptNameCodeSequence = Sequence([code_dataset(IMAGING_MEASUREMENT_REPORT)])
     header.ContinuityOfContent = "SEPARATE"

@@ -222,7 +222,7 @@ def _report(
 
 def _category(request: InferenceRequest) -> list[Json]:
     if is_electrocardiogram(request):
-        return [coded(DIAGNOSTIC_SERVICE, "EC", "Electrocardiac (e.g., EKG, EEC, Holter)")]
+        return [coded(DIAGNOSTIC_SERVICE, "EC") | {"text": "Electrocardiography"}]
     radiology = coded(DIAGNOSTIC_SERVICE, "RAD", "Radiology")
     return [radiology, coded("http://loinc.org", IMAGING_REPORT)]
 

@@ -8,7 +8,9 @@ fhir.resources before it leaves.
 from __future__ import annotations
 
 import math
-from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 from urllib.parse import quote
 
@@ -32,6 +34,9 @@ ALTERNATE_REFERENCE = "http://hl7.org/fhir/StructureDefinition/alternate-referen
 MODEL_SYSTEM = "urn:caidx:models"
 
 _GTIN_LENGTH = 14
+_DATE = {8: "%Y%m%d"}
+_TIMES = {4: "%H%M", 6: "%H%M%S"}
+_OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
 
 AI_ASSERTED: Json = {
     "system": OBSERVATION_VALUE,
@@ -186,32 +191,36 @@ def study_datetime(study: Study, context: EncodingContext) -> str | None:
     Without a valid time, or with hours alone, it is the date only; fractions of a second
     are left out.
     """
-    try:
-        day = datetime.strptime(study.study_date, "%Y%m%d").date()  # noqa: DTZ007 - a date
-    except ValueError:
+    day = _parsed(study.study_date, _DATE)
+    if day is None:
         return None
-    return _with_time(day, study.study_time, _zone(study, context)) or day.isoformat()
+    clock = _parsed(study.study_time.partition(".")[0], _TIMES)
+    if clock is None:
+        return day.date().isoformat()
+    moment = datetime.combine(day.date(), clock.time(), _zone(study, context))
+    return moment.isoformat(timespec="seconds")
 
 
-def _with_time(day: date, time: str, zone: tzinfo) -> str | None:
-    whole = time.split(".", maxsplit=1)[0]
-    pattern = "%H%M%S" if len(whole) > len("HHMM") else "%H%M"
+def _parsed(text: str, patterns: Mapping[int, str]) -> datetime | None:
+    """A value of the length that its pattern has: strptime alone reads ``08`` as 0:08."""
+    pattern = patterns.get(len(text))
+    if pattern is None or not text.isdecimal():
+        return None
     try:
-        clock = datetime.strptime(whole, pattern).time()  # noqa: DTZ007 - a time
+        return datetime.strptime(text, pattern)  # noqa: DTZ007 - DICOM dates and times are local
     except ValueError:
         return None
-    return datetime.combine(day, clock, zone).isoformat(timespec="seconds")
 
 
 def _zone(study: Study, context: EncodingContext) -> tzinfo:
     """Timezone Offset From UTC (0008,0201), ``&ZZXX``, goes before the institution's zone."""
-    offsets = (i.attributes.get("timezone_offset_from_utc", "") for i in study.instances)
-    offset = next(offsets, "")
-    try:
-        parsed = datetime.strptime(offset, "%z").utcoffset()
-    except ValueError:
+    named = (i.attributes.get("timezone_offset_from_utc", "") for i in study.instances)
+    offset = _OFFSET.fullmatch(next(named, ""))
+    if offset is None:
         return context.timezone
-    return timezone(parsed if parsed is not None else timedelta(0))
+    sign, hours, minutes = offset.groups()
+    ahead = timedelta(hours=int(hours), minutes=int(minutes))
+    return timezone(-ahead if sign == "-" else ahead)
 
 
 # --- resources ---------------------------------------------------------------------------

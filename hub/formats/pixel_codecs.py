@@ -109,7 +109,7 @@ def _decompressed(image: EncodedImage) -> NDArray[Any]:
     header = image.header
     decode = _codec(header.transfer_syntax_uid)
     try:
-        decoded = decode(image.pixels, header)
+        decoded = decode(bytes(image.pixels), header)
     except _DECODING_FAULTS as error:
         raise RejectedError(f"the pixels cannot be decoded ({type(error).__name__})") from None
     if decoded.shape != (header.rows, header.columns):
@@ -122,7 +122,7 @@ def _decompressed(image: EncodedImage) -> NDArray[Any]:
     return decoded.view(f"u{wanted}")
 
 
-_Codec = Callable[[memoryview, ImageHeader], NDArray[Any]]
+_Codec = Callable[[bytes, ImageHeader], NDArray[Any]]
 
 
 def _codec(transfer_syntax_uid: str) -> _Codec:
@@ -133,7 +133,7 @@ def _codec(transfer_syntax_uid: str) -> _Codec:
     return _jpeg_ls if transfer_syntax_uid in _JPEG_LS else _jpeg_2000
 
 
-def _rle(frame: memoryview, header: ImageHeader) -> NDArray[Any]:
+def _rle(frame: bytes, header: ImageHeader) -> NDArray[Any]:
     """PS3.5 annex G: one segment for each byte of the pixel, most significant first."""
     size = header.bits_allocated // 8
     if struct.unpack_from("<I", frame)[0] != size:
@@ -142,27 +142,27 @@ def _rle(frame: memoryview, header: ImageHeader) -> NDArray[Any]:
     return np.frombuffer(decoded, dtype=f"<u{size}").reshape(header.rows, header.columns)
 
 
-def _jpeg(frame: memoryview, header: ImageHeader) -> NDArray[Any]:
+def _jpeg(frame: bytes, header: ImageHeader) -> NDArray[Any]:
     _check_jpeg_frame(frame, header)
     decoded: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
     return decoded
 
 
-def _jpeg_ls(frame: memoryview, header: ImageHeader) -> NDArray[Any]:
+def _jpeg_ls(frame: bytes, header: ImageHeader) -> NDArray[Any]:
     _check_jpeg_frame(frame, header)
     decoded: NDArray[Any] = imagecodecs.jpegls_decode(frame)
     return decoded
 
 
-def _jpeg_2000(frame: memoryview, header: ImageHeader) -> NDArray[Any]:
+def _jpeg_2000(frame: bytes, header: ImageHeader) -> NDArray[Any]:
     _check_jpeg_2000_size(frame, header)
     decoded: NDArray[Any] = imagecodecs.jpeg2k_decode(frame)
     return decoded
 
 
-def _check_jpeg_frame(frame: memoryview, header: ImageHeader) -> None:
+def _check_jpeg_frame(frame: bytes, header: ImageHeader) -> None:
     """Walk the markers to the frame header (T.81 B.2.2, T.87 C.2.2)."""
-    if bytes(frame[:2]) != b"\xff\xd8":
+    if frame[:2] != b"\xff\xd8":
         raise RejectedError("the compressed image is not a JPEG stream")
     at = 2
     while True:
@@ -181,9 +181,9 @@ def _check_jpeg_frame(frame: memoryview, header: ImageHeader) -> None:
     _check_claim(rows, columns, components, header)
 
 
-def _check_jpeg_2000_size(frame: memoryview, header: ImageHeader) -> None:
+def _check_jpeg_2000_size(frame: bytes, header: ImageHeader) -> None:
     """The SIZ marker follows the start of the codestream (T.800 A.5.1)."""
-    if bytes(frame[:4]) != b"\xff\x4f\xff\x51":
+    if frame[:4] != b"\xff\x4f\xff\x51":
         raise RejectedError("the compressed image is not a JPEG 2000 codestream")
     width, height, left, top = struct.unpack_from(">IIII", frame, 8)
     (components,) = struct.unpack_from(">H", frame, 40)

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from hub.domain.audit import AuditOutcome
 from hub.domain.study import Instance, Location
 from hub.errors import RejectedError
-from hub.formats.dicom_header import instance_from_header, part10, scan_header, split_part10
+from hub.formats.dicom_header import instance_from_header, scan_header
+from hub.formats.part10 import part10, split_part10
 from hub.ports import Clock, EndOfTransfer, ReceivedObject, Sender, StoredAs
 from hub.store import instances, studies
 from hub.store.database import Database

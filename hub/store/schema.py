@@ -213,6 +213,7 @@ workers = sa.Table(
     sa.Column("started_at", UtcTime, nullable=False),
     sa.Column("heartbeat_at", UtcTime, nullable=False),
     sa.Column("gone_at", UtcTime),
+    sa.Column("health", sa.JSON, nullable=False),
 )
 """Every process that holds work; a dead one's work is taken over."""
 

@@ -15,6 +15,7 @@ from hub.domain.study import EvidenceKind, StudyKey
 from hub.ports import EndOfTransfer, Sender
 from hub.store.database import insert_new
 from hub.store.schema import (
+    UtcTime,
     association_studies,
     associations,
     instances,
@@ -193,7 +194,7 @@ def count_instance(
         .values(
             received_instances=received,
             last_received_at=at,
-            due_at=sa.case((reached, at), else_=due_at),
+            due_at=sa.case((reached, _moment(at)), else_=_moment(due_at)),
             evidence=sa.case(
                 (reached, EvidenceKind.EXPECTED_COUNT.value), else_=EvidenceKind.QUIET_TIME.value
             ),
@@ -212,7 +213,7 @@ def expect_instances(
         .where(*_is(key), revisions.c.state == RECEIVING)
         .values(
             expected_instances=expected,
-            due_at=sa.case((reached, at), else_=revisions.c.due_at),
+            due_at=sa.case((reached, _moment(at)), else_=revisions.c.due_at),
             evidence=sa.case(
                 (reached, EvidenceKind.EXPECTED_COUNT.value), else_=revisions.c.evidence
             ),
@@ -318,6 +319,11 @@ def add_problem(connection: sa.Connection, study_instance_uid: str, problem: str
 
 
 _DECISION_NAMES = {Match: "match", NoMatch: "no-match"}
+
+
+def _moment(at: datetime) -> sa.ColumnElement[datetime]:
+    """A time inside an expression, where its type cannot be told from a column."""
+    return sa.literal(at, UtcTime())
 
 
 def _is(key: StudyKey) -> tuple[sa.ColumnElement[bool], ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 
+from hub.ports import Health
 from hub.store.schema import workers
 
 
@@ -33,16 +35,26 @@ def register(connection: sa.Connection, process: ProcessIdentity, role: str, at:
             role=role,
             started_at=at,
             heartbeat_at=at,
+            health={},
         )
     )
 
 
-def beat(connection: sa.Connection, executor_id: str, at: datetime) -> None:
-    """Still alive. A worker that was given up for dead and wakes up again is back."""
+def beat(
+    connection: sa.Connection, executor_id: str, health: Mapping[str, Health], at: datetime
+) -> None:
+    """Still alive, and how its components are.
+
+    A process that was given up for dead and wakes up again is back.
+    """
+    states = {
+        name: {"state": h.state.value, "detail": h.detail, "since": h.since.isoformat()}
+        for name, h in health.items()
+    }
     connection.execute(
         sa.update(workers)
         .where(workers.c.executor_id == executor_id)
-        .values(heartbeat_at=at, gone_at=None)
+        .values(heartbeat_at=at, gone_at=None, health=states)
     )
 
 

@@ -1,0 +1,7 @@
+"""Local ONNX models in worker processes: a manifest and a graph, no code."""
+
+from hub.ports import AdapterKind
+from model_adapters.onnx_local.adapter import OnnxLocalAdapter
+from model_adapters.onnx_local.config import OnnxLocalConfig
+
+ADAPTER = AdapterKind(runtime_kind="onnx", config=OnnxLocalConfig, build=OnnxLocalAdapter)

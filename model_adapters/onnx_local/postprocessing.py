@@ -23,9 +23,10 @@ from hub.domain.model_card import (
     Statements,
 )
 from hub.domain.model_steps import EcgIntervals, MeanOverSamples, PostprocessingStep, Softmax
-from hub.errors import RejectedError
+from hub.errors import RejectedError, UnsuitableError
+from hub.formats.waveform import Waveform
 from model_adapters.onnx_local.ecg import intervals_from_wave_classes
-from model_adapters.onnx_local.preprocessing import AxisMap, Data
+from model_adapters.onnx_local.preprocessing import SINGLE, AxisMap, Data
 
 Array = NDArray[Any]
 PROBABILITY_TOLERANCE = 1e-3
@@ -76,7 +77,7 @@ class Values:
         matched = _REFERENCE.match(reference)
         values = self.array(matched["name"]).reshape(-1) if matched else np.empty(0)
         index = int(matched["index"]) if matched and matched["index"] else None
-        if index is None and values.size != 1 or index is not None and index >= values.size:
+        if (index is None and values.size != 1) or (index is not None and index >= values.size):
             raise RejectedError(f"output {reference} is not one number ({values.size} values)")
         value = float(values[index or 0])
         return None if np.isnan(value) else value
@@ -89,13 +90,13 @@ def findings_of(card: ModelCard, outputs: Mapping[str, Array], subject: Subject)
         RejectedError: the answer is broken: NaN, infinite, outside the allowed range.
     """
     _check_finite(outputs)
-    values = Values(outputs)
-    for step in card.output.postprocessing:
-        derived = _derived(step, values)
-        values = Values(outputs, {**values.derived, **derived})
+    try:
+        values = _with_derived(card, outputs)
+    except UnsuitableError as error:  # the model ran, and its output shows nothing readable
+        return _no_answer(card, subject, error.reasons)
     reasons = _not_assessable_reasons(card, values)
     if reasons:
-        return Answer(Outcome.NOT_ASSESSABLE, (_unanswered(card, subject, reasons),), reasons)
+        return _no_answer(card, subject, reasons)
     findings = tuple(_finding(spec, values, subject) for spec in card.output.findings)
     if all(finding.presence is Presence.NOT_ASSESSABLE for finding in findings):
         missing = "the model determined none of its findings"
@@ -110,6 +111,13 @@ def _check_finite(outputs: Mapping[str, Array]) -> None:
 
 
 # --- steps -------------------------------------------------------------------------------
+
+
+def _with_derived(card: ModelCard, outputs: Mapping[str, Array]) -> Values:
+    values = Values(outputs)
+    for step in card.output.postprocessing:
+        values = Values(outputs, {**values.derived, **_derived(step, values)})
+    return values
 
 
 def _derived(step: PostprocessingStep, values: Values) -> dict[str, Array]:
@@ -156,10 +164,11 @@ def _not_assessable_reasons(card: ModelCard, values: Values) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _unanswered(card: ModelCard, subject: Subject, reasons: tuple[str, ...]) -> Finding:
-    spec = card.output.findings[0]
+def _no_answer(card: ModelCard, subject: Subject, reasons: tuple[str, ...]) -> Answer:
+    """Never a number: one finding that says that there is no answer."""
     statement = card.output.statements.not_assessable or "; ".join(reasons)
-    return _not_assessable(spec, subject, statement)
+    finding = _not_assessable(card.output.findings[0], subject, statement)
+    return Answer(Outcome.NOT_ASSESSABLE, (finding,), reasons)
 
 
 def _not_assessable(spec: FindingSpec, subject: Subject, statement: str) -> Finding:
@@ -187,7 +196,9 @@ def _measurement(spec: ScalarFinding, value: float | None, subject: Subject) -> 
     if value is None:
         return _not_assessable(spec, subject, "")
     if spec.valid_range and not spec.valid_range[0] <= value <= spec.valid_range[1]:
-        raise RejectedError(f"the model's value for {spec.tracking_identifier} cannot be: {value:g}")
+        raise RejectedError(
+            f"the model's value for {spec.tracking_identifier} cannot be: {value:g}"
+        )
     text = f"{value:.{spec.decimals}f}"
     return Finding(
         tracking_uid=subject.tracking_uid(spec.tracking_identifier),
@@ -271,8 +282,8 @@ def _probability(value: float, output: str) -> float:
 # --- labels ------------------------------------------------------------------------------
 
 
-def source_labels(spec: RegionSpec, output: Array, data: Data, target: Array) -> None:
-    """Write a label map into ``target``, a uint8 array on the grid of the source.
+def source_labels(spec: RegionSpec, output: Array, data: Data) -> Array:
+    """A label map on the grid of the source: (slice, row, column) or (row, column).
 
     Raises:
         RejectedError: the map has another shape than the input or labels that are not named.
@@ -281,21 +292,24 @@ def source_labels(spec: RegionSpec, output: Array, data: Data, target: Array) ->
     _check_labels(spec, labels)
     order = np.argsort([axis.source_axis for axis in data.axes])
     placed = labels.transpose(order)
-    for axis, index in enumerate(order):
-        placed = _on_source_axis(placed, axis, data.axes[index], target.shape[axis])
-    np.copyto(target, placed, casting="unsafe")
+    sizes = data.source.stored_values.shape if not isinstance(data.source, Waveform) else ()
+    for axis, (index, size) in enumerate(zip(order, sizes, strict=True)):
+        placed = _on_source_axis(placed, axis, data.axes[index], size)
+    return placed
 
 
 def _on_data_axes(axes: str, output: Array, data: Data) -> Array:
     tokens = axes.split()
     if output.ndim != len(tokens):
         raise RejectedError(f"the label map has {output.ndim} axes, {axes!r} was promised")
-    single = tuple(index for index, token in enumerate(tokens) if token == "1")
+    if isinstance(data.source, Waveform):
+        raise RejectedError("a waveform has no label map")
+    single = tuple(index for index, token in enumerate(tokens) if token == SINGLE)
     if any(output.shape[index] != 1 for index in single):
         raise RejectedError("the label map has more than one channel or batch")
-    named = [token for token in tokens if token != "1"]
+    named = [token for token in tokens if token != SINGLE]
     names = ("slice", "row", "column")[-len(named) :]
-    labels = output.squeeze(single).transpose([named.index(name) for name in names])
+    labels: Array = output.squeeze(single).transpose([named.index(name) for name in names])
     if labels.shape != data.array.shape:
         raise RejectedError(
             f"the label map is {labels.shape}, the model was given {data.array.shape}"
@@ -324,7 +338,7 @@ def _on_source_axis(labels: Array, axis: int, along: AxisMap, size: int) -> Arra
         return labels
     if has == size and np.array_equal(nearest, np.arange(size)[::-1]):
         return np.flip(labels, axis)
-    placed = labels.take(np.clip(nearest, 0, has - 1), axis)
+    placed: Array = labels.take(np.clip(nearest, 0, has - 1), axis)
     unseen = np.flatnonzero((nearest < 0) | (nearest >= has))
     placed[(slice(None),) * axis + (unseen,)] = 0
     return placed

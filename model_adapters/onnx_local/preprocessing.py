@@ -7,6 +7,7 @@ A step may overwrite the array that it is given.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,6 +38,8 @@ from hub.formats.volume import Image, Volume
 from hub.formats.waveform import Waveform
 
 Array = NDArray[Any]
+SINGLE = "1"
+"""In the manifest's ``axes``: an axis of one element."""
 MAXIMUM_ELEMENTS = 1 << 31
 """Most elements that resampling or padding may make."""
 _FILTER_HALF_WIDTH = 8
@@ -117,7 +120,7 @@ def rescale(data: Data, step: Rescale) -> Data:
     planes = zip(_planes(values), _planes(data.array), strict=True)
     for index, (plane, stored) in enumerate(planes):
         np.multiply(stored, np.float32(source.rescale.slope[index]), out=plane)
-        plane += np.float32(source.rescale.intercept[index])
+        np.add(plane, np.float32(source.rescale.intercept[index]), out=plane)
     return replace(data, array=values, is_rescaled=True)
 
 
@@ -215,12 +218,13 @@ def _axis_along(directions: list[str], letter: str) -> int:
 
 
 def resample(data: Data, step: Resample) -> Data:
-    """Linear resampling to a spacing; the outer edges of the grid stay where they are."""
+    """Linear resampling to a spacing: the new grid begins at the old one's outer edge and covers
+    all of it."""
     if data.spacing_mm is None:
         raise UnsuitableError(("the image has no pixel spacing",))
     ratios = [wanted / has for wanted, has in zip(step.spacing_mm, data.spacing_mm, strict=True)]
     sizes = [
-        max(1, round(size / ratio)) for size, ratio in zip(data.array.shape, ratios, strict=True)
+        math.ceil(size / ratio - 1e-3) for size, ratio in zip(data.array.shape, ratios, strict=True)
     ]
     return _resampled(data, sizes, ratios)
 

@@ -141,7 +141,7 @@ class FhirValidators:
         assert self._line() == "ready\n"
 
     def issues(self, resource: Json) -> list[Json]:
-        """What both find in a resource: ``{validator, severity, text}``, warnings included."""
+        """What both find in a resource: ``{validator, severity, text}``, remarks included."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(resource) + "\n")
         self._process.stdin.flush()
@@ -150,6 +150,18 @@ class FhirValidators:
     def errors(self, resource: Json) -> list[Json]:
         """The issues that are errors."""
         return [issue for issue in self.issues(resource) if issue["severity"] == "error"]
+
+    def objections(self, resource: Json) -> list[Json]:
+        """The issues that are errors or warnings, for resources as a server stores them.
+
+        References by ``urn:uuid`` are warned of. Left out is what fhir.js says of every code
+        of SNOMED CT, LOINC, DICOM and HL7 v2 and v3: it brings none of these terminologies.
+        """
+        return [
+            issue
+            for issue in self.issues(resource)
+            if issue["severity"] != "info" and not issue["text"].endswith("not found in value set")
+        ]
 
     def close(self) -> None:
         self._process.terminate()

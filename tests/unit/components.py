@@ -50,7 +50,7 @@ class FhirServer(_Strict):
 class ResultFolder(_Strict):
     """Writes files."""
 
-    path: Path
+    folder: Path
 
 
 class OnnxOptions(_Strict):

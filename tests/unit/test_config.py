@@ -40,7 +40,7 @@ def test_without_a_file_the_hub_receives_dicom_and_writes_to_a_folder() -> None:
         ("dicom", "dicom", DicomListener(ae_title="CAIDX", host="127.0.0.1", port=11112))
     ]
     assert [(d.name, d.kind, d.options) for d in settings.destinations] == [
-        ("results", "folder", ResultFolder(path=Path("var/results")))
+        ("results", "folder", ResultFolder(folder=Path("var/results")))
     ]
     assert [model.package for model in settings.models] == [
         "builtin:lung-density",
@@ -57,7 +57,7 @@ def test_without_a_file_the_hub_receives_dicom_and_writes_to_a_folder() -> None:
 def test_a_file_that_says_one_thing_keeps_every_other_default() -> None:
     settings = load("data: /srv/caidx\n")
     assert settings.database_url == "sqlite:////srv/caidx/caidx.sqlite"
-    assert settings.destinations[0].options == ResultFolder(path=Path("/srv/caidx/results"))
+    assert settings.destinations[0].options == ResultFolder(folder=Path("/srv/caidx/results"))
     assert len(settings.routes) == 2
 
 
@@ -130,8 +130,8 @@ def test_a_route_has_the_domains_priority_and_mode() -> None:
 
 
 def test_a_destination_gets_all_it_can_take_unless_told_otherwise() -> None:
-    text = "destinations: [{name: a, kind: folder, path: x, documents: [pdf]},"
-    settings = load(text + "{name: b, kind: folder, path: y}]")
+    text = "destinations: [{name: a, kind: folder, folder: x, documents: [pdf]},"
+    settings = load(text + "{name: b, kind: folder, folder: y}]")
     assert settings.destinations[0].documents == (DocumentKind.PDF,)
     assert settings.destinations[1].documents == tuple(DocumentKind)
 
@@ -231,21 +231,21 @@ def test_a_secret_that_is_not_there_is_named_with_its_line(
             "caidx.yaml:2: destinations.0.kind: is required: one of dicom, fhir, folder, sink",
         ),
         (
-            "destinations:\n  - name: a\n    kind: folder\n    paht: x\n    path: y\n",
-            "caidx.yaml:4: destinations.0.paht: is not a known field; did you mean path?",
+            "destinations:\n  - name: a\n    kind: folder\n    foldr: x\n    folder: y\n",
+            "caidx.yaml:4: destinations.0.foldr: is not a known field; did you mean folder?",
         ),
         (
-            "destinations:\n  - {name: a, kind: folder, path: y, delivry: {}}\n",
+            "destinations:\n  - {name: a, kind: folder, folder: y, delivry: {}}\n",
             "caidx.yaml:2: destinations.0.delivry: is not a known field; did you mean delivery?",
         ),
         (
-            "destinations:\n  - name: Big Name\n    kind: folder\n    path: x\n",
+            "destinations:\n  - name: Big Name\n    kind: folder\n    folder: x\n",
             "caidx.yaml:2: destinations.0.name: must be lower-case letters, digits and hyphens",
         ),
         (
             (
-                "destinations:\n  - {name: a, kind: folder, path: x}\n"
-                "  - kind: folder\n    name: a\n    path: y\n"
+                "destinations:\n  - {name: a, kind: folder, folder: x}\n"
+                "  - kind: folder\n    name: a\n    folder: y\n"
             ),
             "caidx.yaml:4: destinations.1.name: a is taken; the first one is on line 2",
         ),
@@ -289,7 +289,7 @@ def test_a_secret_that_is_not_there_is_named_with_its_line(
         ),
         (
             (
-                "destinations: [{name: hole, kind: sink, path: x}]\nroutes:\n"
+                "destinations: [{name: hole, kind: sink, folder: x}]\nroutes:\n"
                 "  - {name: a, when: 'true', model: lung-density, deliver_to: [hole]}\n"
             ),
             "caidx.yaml:3: routes.0.deliver_to.0: a sink destination takes no documents",

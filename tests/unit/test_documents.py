@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from hub.config import Components, load_settings
+from hub.config import load_settings
 from hub.domain.model_card import ModelCard
 from hub.formats.yaml_document import read_yaml, validate
 from hub.registry import discover
@@ -39,8 +39,7 @@ def test_a_configuration_in_a_document_is_valid(
 ) -> None:
     for name in re.findall(r"\benv:(\w+)", text):
         monkeypatch.setenv(name, "postgresql://caidx@db.example/caidx")
-    installed = discover()
-    settings = load_settings(text, where, Components(installed.connectors, installed.adapters))
+    settings = load_settings(text, where, discover())
     assert settings.file == where
 
 

@@ -80,7 +80,9 @@ def test_the_console_format_is_for_people() -> None:
         {"patient_name": CANARY},
         {"patient_id": CANARY_ID},
         {"detail": CANARY},
-        {"reason": CANARY},
+        {"reason": f"cannot read {CANARY}"},
+        {"reason": f"no patient {CANARY_ID}"},
+        {"reason": "born 19580217"},
         {"traceback": CANARY},
         {"study_instance_uid": CANARY},
         {"source": CANARY},
@@ -99,6 +101,22 @@ def test_patient_data_in_a_field_is_withheld(log: Log, fields: dict[str, Any]) -
     assert log.lines[0]["event"] == "study completed"
     assert CANARY not in log.text
     assert CANARY_ID not in log.text
+
+
+def test_a_birth_date_in_a_reason_is_withheld(log: Log) -> None:
+    structlog.get_logger().info("object.refused", reason="born 19580217")
+    assert log.lines[0]["reason"] == WITHHELD
+
+
+def test_a_reason_may_name_uids_numbers_and_digests(log: Log) -> None:
+    reason = f"study 1.2.840.10008.1234567890: port 11112 in use, 0.123456789 s, {'0123abcd' * 8}"
+    structlog.get_logger().warning("source.not-started", reason=reason)
+    assert log.lines[0]["reason"] == reason
+
+
+def test_a_fault_may_be_named_by_class_and_place(log: Log) -> None:
+    structlog.get_logger().error("job.fault", error="ValueError in hub.pipeline:12")
+    assert log.lines[0]["error"] == "ValueError in hub.pipeline:12"
 
 
 def test_a_withheld_value_says_so(log: Log) -> None:

@@ -1,0 +1,1 @@
+"""The fonts of the printed report: DejaVu Sans Condensed for Latin, Greek and Cyrillic."""

@@ -1,0 +1,178 @@
+"""Runs ONNX models of registered packages in local worker processes."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from hub.domain.finding import Region
+from hub.domain.inference import (
+    Deferred,
+    InferenceRequest,
+    InferenceResult,
+    ModelKey,
+    Unsuitable,
+)
+from hub.domain.model_card import ModelCard, VolumeInput
+from hub.domain.study import Instance, Location, Series
+from hub.errors import TransientError, UnsuitableError
+from hub.ports import AdapterContext, Health, HealthState, ModelPackage
+from model_adapters.onnx_local.config import OnnxLocalConfig
+from model_adapters.onnx_local.processes import WorkerLostError, WorkerPool, WorkerProcess
+from model_adapters.onnx_local.worker import Answered, Limits, RegionShape, Run
+
+
+class OnnxLocalAdapter:
+    """A ``ModelAdapter``: one request costs at most one worker process."""
+
+    def __init__(self, config: OnnxLocalConfig, context: AdapterContext) -> None:
+        self._config = config
+        self._context = context
+        self._packages: dict[ModelKey, ModelPackage] = {}
+        self._lock = Lock()
+        self._pool = WorkerPool(config.processes, self._start_worker)
+        self._health = Health(HealthState.STARTING, "no model yet", context.clock.now())
+
+    def _start_worker(self) -> WorkerProcess:
+        config = self._config
+        limit = config.memory_limit_mb
+        limits = Limits(
+            graph_threads=config.threads_per_graph,
+            decoder_threads=config.threads_per_decoder,
+            memory_bytes=None if limit is None else limit << 20,
+        )
+        return WorkerProcess(self._context.objects, limits, config.start_timeout_seconds)
+
+    def load(self, package: ModelPackage) -> None:
+        """Load the model in one worker, which checks it; the others load it when they need it.
+
+        Raises:
+            ConfigError: the files or the graph are not what the manifest says.
+            TransientError: the worker died or took too long.
+        """
+        with self._pool.worker() as worker:
+            worker.load(package)
+        with self._lock:
+            self._packages[package.key] = package
+        self._is(HealthState.HEALTHY, f"{len(self._packages)} models")
+
+    def infer(self, request: InferenceRequest) -> InferenceResult | Unsuitable | Deferred:
+        """Run one request in a worker process.
+
+        Raises:
+            TransientError: the worker died, took too long, or the model is not loaded here.
+            RejectedError: the input cannot be read or the model's answer is broken.
+            IntegrityError: the store holds other instances than the index names.
+        """
+        with self._lock:
+            package = self._packages.get(request.model)
+        if package is None:
+            raise TransientError(f"the model {request.model} is not loaded")
+        try:
+            series = _single_series(package.card, request.series)
+            return self._run(package, request, series)
+        except UnsuitableError as error:
+            return Unsuitable(request.request_id, error.reasons)
+
+    def _run(
+        self, package: ModelPackage, request: InferenceRequest, series: Series
+    ) -> InferenceResult:
+        card = package.card
+        try:
+            with self._pool.worker() as worker:
+                shared = worker.labels(_label_bytes(series)) if card.output.region else None
+                task = Run(
+                    model=package.key,
+                    study_instance_uid=request.study.study_instance_uid,
+                    instances=_in_slice_order(series),
+                    labels=shared.name if shared else "",
+                )
+                answered = worker.run(package, task, card.runtime.timeout_seconds)
+                region = None
+                if shared is not None and answered.region is not None:
+                    region = _region(answered.region, shared.buf or memoryview(b""))
+        except WorkerLostError as error:
+            self._is(HealthState.DEGRADED, str(error))
+            raise
+        self._is(HealthState.HEALTHY, f"{len(self._packages)} models")
+        return _result(request, answered, region)
+
+    def unload(self, model: ModelKey) -> None:
+        """Forget a model; a worker that is busy forgets it when it is next asked."""
+        with self._lock:
+            self._packages.pop(model, None)
+            keep = frozenset(self._packages)
+        for worker in self._pool.idle():
+            worker.forget(keep)
+
+    def health(self) -> Health:
+        return self._health
+
+    def close(self) -> None:
+        """Let running requests end, then stop the workers."""
+        self._pool.close()
+        self._is(HealthState.STOPPED, "closed")
+
+    def _is(self, state: HealthState, detail: str) -> None:
+        with self._lock:
+            if (state, detail) != (self._health.state, self._health.detail):
+                self._health = Health(state, detail, self._context.clock.now())
+
+
+def _single_series(card: ModelCard, chosen: tuple[Series, ...]) -> Series:
+    if len(chosen) != 1:
+        raise UnsuitableError((f"{len(chosen)} series were chosen, the model reads one",))
+    count = len(chosen[0].instances)
+    if not count:
+        raise UnsuitableError(("the series is empty",))
+    if count > 1 and not isinstance(card.input, VolumeInput):
+        raise UnsuitableError((f"the series has {count} objects, the model reads one",))
+    return chosen[0]
+
+
+def _in_slice_order(series: Series) -> tuple[tuple[str, Location], ...]:
+    """Files in the order of their slices need not be sorted once decoded."""
+    instances: list[Instance] = sorted(series.instances, key=_depth)
+    return tuple((instance.sop_instance_uid, instance.location) for instance in instances)
+
+
+def _depth(instance: Instance) -> float:
+    """Position along the normal of the slice, mm; 0 where the header has none."""
+    position, cosines = instance.image_position_patient, instance.image_orientation_patient
+    if position is None or cosines is None:
+        return 0.0
+    (a, b, c), (d, e, f) = cosines[:3], cosines[3:]
+    x, y, z = position
+    return x * (b * f - c * e) + y * (c * d - a * f) + z * (a * e - b * d)
+
+
+def _label_bytes(series: Series) -> int:
+    return max(1, sum((i.rows or 0) * (i.columns or 0) for i in series.instances))
+
+
+def _region(shape: RegionShape, labels: memoryview) -> Region:
+    size = len(shape.sop_instance_uids) * shape.rows * shape.columns
+    return Region(
+        sop_instance_uids=shape.sop_instance_uids,
+        rows=shape.rows,
+        columns=shape.columns,
+        labels=bytes(labels[:size]),
+        segments=shape.segments,
+        includes=shape.includes,
+    )
+
+
+def _result(
+    request: InferenceRequest, answered: Answered, region: Region | None
+) -> InferenceResult:
+    return InferenceResult(
+        request_id=request.request_id,
+        model=request.model,
+        # The worker has compared what it read with the request's instances.
+        identity=request.study.identity,
+        outcome=answered.outcome,
+        findings=answered.findings,
+        region=region,
+        reasons=answered.reasons,
+        warnings=answered.warnings,
+        timings=answered.timings,
+    )

@@ -1,0 +1,221 @@
+"""The parent's side of the worker processes: start, call, kill, replace."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from threading import Event
+
+from hub.domain.inference import ModelKey
+from hub.errors import TransientError
+from hub.ports import ModelPackage, ObjectStore
+from model_adapters.onnx_local import worker as child
+from model_adapters.onnx_local.worker import Answered, Done, Failed, Limits, Load, Run, Unload
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it; only its room is asked for
+_STOP_SECONDS = 2.0
+
+
+class WorkerLostError(TransientError):
+    """The worker process is gone or was killed; another one takes its place."""
+
+
+class WorkerProcess:
+    """One child process. Used by one thread at a time."""
+
+    def __init__(self, store: ObjectStore, limits: Limits, start_timeout: float) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=child.main, args=(theirs, store, limits), name="caidx-onnx", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._start_timeout = start_timeout
+        self._is_ready = False
+        self._models: set[ModelKey] = set()
+        self._labels: SharedMemory | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid or 0
+
+    def run(self, package: ModelPackage, task: Run, timeout: float) -> Answered:
+        """One request; loads the model first where this process has not got it yet.
+
+        Raises:
+            WorkerLostError: the process died or was killed because it took too long.
+            CaidxError: what the worker itself answered.
+        """
+        self.load(package)
+        reply = self._call(task, timeout, "the model")
+        if not isinstance(reply, Answered):
+            raise WorkerLostError("the worker answered out of turn")
+        return reply
+
+    def load(self, package: ModelPackage) -> None:
+        """Raises:
+        ConfigError: the package is not what its manifest says.
+        WorkerLostError: the process died or took too long.
+        """
+        if package.key not in self._models:
+            self._call(Load(package), self._start_timeout, "loading the model")
+            self._models.add(package.key)
+
+    def forget(self, keep: frozenset[ModelKey]) -> None:
+        """Unload every model but these."""
+        gone = frozenset(self._models - keep)
+        if gone:
+            self._call(Unload(gone), self._start_timeout, "unloading a model")
+            self._models -= gone
+
+    def labels(self, size: int) -> SharedMemory:
+        """Memory for a label map of ``size`` bytes, kept for the next request.
+
+        Raises:
+            TransientError: the machine has not got that much shared memory.
+        """
+        if self._labels is None or self._labels.size < size:
+            self._release_labels()
+            self._labels = _shared_memory(size)
+        return self._labels
+
+    def stop(self) -> None:
+        """End the process: politely, then by force."""
+        self._connection.close()
+        self._process.join(_STOP_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+        self._release_labels()
+
+    def _release_labels(self) -> None:
+        if self._labels is not None:
+            self._labels.close()
+            self._labels.unlink()
+            self._labels = None
+
+    def _call(self, message: Load | Unload | Run, timeout: float, what: str) -> Done | Answered:
+        if not self._is_ready:
+            self._receive(self._start_timeout, "the start of the worker")
+            self._is_ready = True
+        try:
+            self._connection.send(message)
+        except OSError:
+            raise self._lost() from None
+        return self._receive(timeout, what)
+
+    def _receive(self, timeout: float, what: str) -> Done | Answered:
+        try:
+            if not self._connection.poll(timeout):
+                self.kill()
+                raise WorkerLostError(f"{what} took more than {timeout:g} s and was stopped")
+            reply = self._connection.recv()
+        except (EOFError, OSError):
+            raise self._lost() from None
+        if isinstance(reply, Failed):
+            reply.raise_again()
+        if not isinstance(reply, Done | Answered):
+            raise self._lost()
+        return reply
+
+    def _lost(self) -> WorkerLostError:
+        self.kill()
+        return WorkerLostError(f"the worker process died ({_cause(self._process.exitcode)})")
+
+
+def _cause(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"signal {-exit_code}"
+    return f"exit status {exit_code}"
+
+
+def _shared_memory(size: int) -> SharedMemory:
+    try:
+        shared = SharedMemory(create=True, size=size)
+    except OSError as error:
+        raise TransientError(f"no shared memory for the label map: {error.strerror}") from None
+    try:
+        _reserve(shared, size)
+    except OSError as error:
+        shared.close()
+        shared.unlink()
+        raise TransientError(
+            f"{_SHARED_MEMORY} has no room for a label map of {size >> 20} MiB: {error.strerror}"
+        ) from None
+    return shared
+
+
+def _reserve(shared: SharedMemory, size: int) -> None:
+    """Take the pages now: a full /dev/shm would otherwise kill whoever writes to it."""
+    path = _SHARED_MEMORY / shared.name.lstrip("/")
+    if path.exists():
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+class WorkerPool:
+    """A fixed number of workers; threads wait for a free one."""
+
+    def __init__(self, size: int, start: Callable[[], WorkerProcess]) -> None:
+        self._start = start
+        self._free: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()
+        self._closed = Event()
+        self._size = size
+        for _ in range(size):
+            self._free.put(None)  # started when first needed
+
+    @contextmanager
+    def worker(self) -> Iterator[WorkerProcess]:
+        """A worker for one request; it is replaced at once where the request cost its life.
+
+        Raises:
+            TransientError: the pool is closed.
+        """
+        slot = self._free.get()
+        try:
+            if self._closed.is_set():
+                raise TransientError("the adapter is stopping")
+            if slot is None:
+                slot = self._start()
+            yield slot
+        except WorkerLostError:
+            slot = None if self._closed.is_set() else self._start()
+            raise
+        finally:
+            self._free.put(slot)
+
+    def idle(self) -> Iterator[WorkerProcess]:
+        """The started workers that have nothing to do, one after another."""
+        for _ in range(self._free.qsize()):
+            try:
+                slot = self._free.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                if slot is not None:
+                    yield slot
+            except WorkerLostError:
+                slot = None
+                raise
+            finally:
+                self._free.put(slot)
+
+    def close(self) -> None:
+        """Wait for what runs, then stop every worker."""
+        self._closed.set()
+        for _ in range(self._size):
+            slot = self._free.get()
+            if slot is not None:
+                slot.stop()
+        for _ in range(self._size):
+            self._free.put(None)  # whoever still waits learns that the pool is closed

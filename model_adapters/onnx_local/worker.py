@@ -1,0 +1,306 @@
+"""The child process: reads, decodes, runs the model, answers. Whatever happens stays here.
+
+It holds no locks and shares nothing but a pipe and one block of memory for label maps, so
+that it can be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hub.domain.finding import Evidence, Finding, Segment
+from hub.domain.inference import ModelKey, Outcome, Timing
+from hub.domain.model_card import ImageInput, ModelCard, RegionSpec, VolumeInput
+from hub.domain.study import Location
+from hub.errors import (
+    ConfigError,
+    ConfigProblem,
+    IntegrityError,
+    RejectedError,
+    TransientError,
+    UnsuitableError,
+)
+from hub.formats.volume import Image, Volume, read_single_image, read_volume
+from hub.formats.waveform import Waveform, read_waveform
+from hub.ports import ModelPackage, ObjectStore
+from model_adapters.onnx_local.graph import Graph, open_graph
+from model_adapters.onnx_local.postprocessing import (
+    Subject,
+    findings_of,
+    includes_of,
+    segments_of,
+    source_labels,
+)
+from model_adapters.onnx_local.preprocessing import preprocess
+
+Source = Volume | Image | Waveform
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one worker may use."""
+
+    graph_threads: int
+    decoder_threads: int
+    memory_bytes: int | None
+
+
+# --- what goes through the pipe ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    package: ModelPackage
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    models: frozenset[ModelKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One request: the files of its series, slices in order where the index knows it."""
+
+    model: ModelKey
+    study_instance_uid: str
+    instances: tuple[tuple[str, Location], ...]
+    """SOP Instance UID and place of each."""
+    labels: str
+    """Name of the shared memory for the label map; empty where none is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Ready, loaded or unloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionShape:
+    """A label map that lies in the shared memory."""
+
+    sop_instance_uids: tuple[str, ...]
+    rows: int
+    columns: int
+    segments: tuple[Segment, ...]
+    includes: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    outcome: Outcome
+    findings: tuple[Finding, ...]
+    region: RegionShape | None
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    timings: tuple[Timing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An error on its way to the parent, in parts that pickle."""
+
+    kind: type[Exception]
+    message: str
+    reasons: tuple[str, ...] = ()
+    problems: tuple[ConfigProblem, ...] = ()
+
+    def raise_again(self) -> None:
+        """The same error as in the worker."""
+        if self.kind is UnsuitableError:
+            raise UnsuitableError(self.reasons)
+        if self.kind is ConfigError:
+            raise ConfigError(self.problems)
+        raise self.kind(self.message)
+
+
+# --- the loop ----------------------------------------------------------------------------
+
+
+def main(connection: Connection, store: ObjectStore, limits: Limits) -> None:
+    """Serve one parent until it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    if limits.memory_bytes is not None:
+        _limit_memory(limits.memory_bytes)
+    worker = Worker(store, limits)
+    reply: Done | Answered | Failed = Done()
+    while True:
+        try:
+            connection.send(reply)
+            message = connection.recv()
+        except (EOFError, OSError):
+            return
+        reply = worker.handle(message)
+
+
+def _limit_memory(limit: int) -> None:
+    import resource  # noqa: PLC0415 - only Unix has it, and only a limit needs it
+
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+class Worker:
+    """The models of one process."""
+
+    def __init__(self, store: ObjectStore, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+        self._graphs: dict[ModelKey, Graph] = {}
+        self._decoders = ThreadPoolExecutor(limits.decoder_threads)
+
+    def handle(self, message: Load | Unload | Run) -> Done | Answered | Failed:
+        """Do as the parent says; every failure becomes an answer."""
+        try:
+            return self._done(message)
+        except UnsuitableError as error:
+            return Failed(UnsuitableError, str(error), reasons=error.reasons)
+        except ConfigError as error:
+            return Failed(ConfigError, str(error), problems=error.problems)
+        except (RejectedError, TransientError, IntegrityError) as error:
+            return Failed(type(error), str(error))
+        except MemoryError:
+            return Failed(TransientError, "not enough memory for this request")
+        except Exception as error:
+            return Failed(RejectedError, _without_content(error))
+
+    def _done(self, message: Load | Unload | Run) -> Done | Answered:
+        if isinstance(message, Load):
+            graph = open_graph(message.package, self._limits.graph_threads)
+            self._graphs[message.package.key] = graph
+            return Done()
+        if isinstance(message, Unload):
+            for key in message.models:
+                self._graphs.pop(key, None)
+            return Done()
+        return answer(self._graphs[message.model], message, self._store, self._decoders)
+
+
+def _without_content(error: Exception) -> str:
+    """Kind and place of an unforeseen error; its text could hold patient data."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" at {Path(trace.tb_frame.f_code.co_filename).name}"
+    line = "" if trace is None else f":{trace.tb_lineno}"
+    return f"unexpected {type(error).__name__}{place}{line}"
+
+
+# --- one request -------------------------------------------------------------------------
+
+
+class _Stopwatch:
+    """Seconds of each part of the work."""
+
+    def __init__(self) -> None:
+        self.timings: list[Timing] = []
+        self._at = perf_counter()
+
+    def lap(self, part: str) -> None:
+        now = perf_counter()
+        self.timings.append(Timing(part, now - self._at))
+        self._at = now
+
+
+def answer(graph: Graph, task: Run, store: ObjectStore, decoders: Executor) -> Answered:
+    """Read, decode, preprocess, infer, postprocess."""
+    card = graph.card
+    source, timings = read_source(card, task, store, decoders)
+    watch = _Stopwatch()
+    data = preprocess(card, source)
+    watch.lap("preprocess")
+    outputs = graph.run(data)
+    watch.lap("inference")
+    uids = _sop_instance_uids(source)
+    subject = Subject(card.id, task.study_instance_uid, tuple(Evidence(uid) for uid in uids))
+    found = findings_of(card, outputs, subject)
+    region = None
+    spec = card.output.region
+    if spec is not None and found.outcome is Outcome.ASSESSED:
+        _share(source_labels(spec, outputs[spec.output], data), task.labels)
+        region = _region_shape(spec, uids, source, subject)
+    watch.lap("postprocess")
+    return Answered(
+        outcome=found.outcome,
+        findings=found.findings,
+        region=region,
+        reasons=found.reasons,
+        warnings=source.warnings,
+        timings=(*timings, *watch.timings),
+    )
+
+
+def read_source(
+    card: ModelCard, task: Run, store: ObjectStore, decoders: Executor
+) -> tuple[Source, tuple[Timing, Timing]]:
+    """The decoded input, and the seconds of reading and of decoding it."""
+    begun = perf_counter()
+    reading = 0.0
+
+    def files() -> Iterator[bytes]:
+        nonlocal reading
+        for _, location in task.instances:
+            start = perf_counter()
+            data = store.read(location)
+            reading += perf_counter() - start
+            yield data
+
+    source = _decoded(card, files(), len(task.instances), decoders)
+    if set(_sop_instance_uids(source)) != {uid for uid, _ in task.instances}:
+        raise IntegrityError("the object store returned other instances than the index names")
+    timings = Timing("read", reading), Timing("decode", perf_counter() - begun - reading)
+    return source, timings
+
+
+def _decoded(card: ModelCard, files: Iterator[bytes], count: int, decoders: Executor) -> Source:
+    if isinstance(card.input, VolumeInput):
+        tolerance = card.input.spacing_tolerance
+        return read_volume(files, count, spacing_tolerance=tolerance, decoders=decoders)
+    if isinstance(card.input, ImageInput):
+        return read_single_image(next(files))
+    wave = read_waveform(next(files))
+    if wave.seconds < card.input.minimum_seconds:
+        needed = f"{card.input.minimum_seconds:g} s are needed"
+        raise UnsuitableError((f"{wave.seconds:.1f} s recorded, {needed}",))
+    return wave
+
+
+def _sop_instance_uids(source: Source) -> tuple[str, ...]:
+    if isinstance(source, Waveform):
+        return (source.sop_instance_uid,)
+    return source.sop_instance_uids
+
+
+def _share(labels: NDArray[Any], name: str) -> None:
+    """Copy a label map into the parent's memory. Nothing between attach and close may fail:
+    memory that is still in use cannot be closed."""
+    shared = SharedMemory(name)
+    fits = shared.size >= labels.size
+    if fits:
+        target = np.frombuffer(memoryview(shared.buf or b""), np.uint8, count=labels.size).reshape(
+            labels.shape
+        )
+        np.copyto(target, labels, casting="unsafe")
+        del target
+    shared.close()
+    if not fits:
+        raise IntegrityError("the images are larger than the index says")
+
+
+def _region_shape(
+    spec: RegionSpec, uids: tuple[str, ...], source: Source, subject: Subject
+) -> RegionShape | None:
+    if isinstance(source, Waveform):
+        return None
+    rows, columns = source.stored_values.shape[-2:]
+    return RegionShape(uids, rows, columns, segments_of(spec, subject), includes_of(spec))
