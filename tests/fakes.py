@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
-from hub.ports import Job
+from hub.domain.delivery import Document, Receipt
+from hub.domain.inference import (
+    Deferred,
+    InferenceRequest,
+    InferenceResult,
+    ModelKey,
+    Unsuitable,
+)
+from hub.ports import Health, HealthState, Job, ModelPackage
 
 
 @dataclass(slots=True)
@@ -25,9 +34,58 @@ class FrozenClock:
 
 @dataclass(slots=True)
 class RecordingJobs:
-    """Remembers what was enqueued in transactions that committed (hub.ports.Jobs)."""
+    """Remembers what was enqueued (hub.ports.Jobs); transactions are tested with the engine."""
 
     enqueued: list[Job] = field(default_factory=list)
 
     def enqueue(self, connection: sa.Connection, job: Job) -> None:
-        sa.event.listen(connection, "commit", lambda _: self.enqueued.append(job), once=True)
+        self.enqueued.append(job)
+
+
+@dataclass(slots=True)
+class FakeAdapter:
+    """Answers what it is told to (hub.ports.ModelAdapter)."""
+
+    clock: FrozenClock
+    answers: list[object] = field(default_factory=list)
+    """Used one after another; an exception is raised, a function is called with the request;
+    the last one stays."""
+    asked: list[InferenceRequest] = field(default_factory=list)
+
+    def load(self, package: ModelPackage) -> None: ...
+
+    def infer(self, request: InferenceRequest) -> InferenceResult | Unsuitable | Deferred:
+        self.asked.append(request)
+        return _next(self.answers, request)
+
+    def unload(self, model: ModelKey) -> None: ...
+
+    def health(self) -> Health:
+        return Health(HealthState.HEALTHY, "fake", self.clock.now())
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class FakeDestination:
+    """Keeps what it is sent, or fails as told (hub.ports.Destination)."""
+
+    answers: list[object] = field(default_factory=lambda: [Receipt("ok")])
+    delivered: list[Document] = field(default_factory=list)
+
+    def deliver(self, document: Document, idempotency_key: str) -> Receipt:
+        receipt = _next(self.answers, document)
+        self.delivered.append(document)
+        return receipt
+
+    def check(self) -> str:
+        return "fake"
+
+    def close(self) -> None: ...
+
+
+def _next(answers: list[object], argument: object) -> Any:
+    answer = answers.pop(0) if len(answers) > 1 else answers[0]
+    if isinstance(answer, Exception):
+        raise answer
+    return answer(argument) if callable(answer) else answer

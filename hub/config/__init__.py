@@ -11,9 +11,16 @@ which the caller brings (``Components``): this package knows none of them.
 from __future__ import annotations
 
 from hub.config.file_model import Components
-from hub.config.loading import default_settings, load_settings, settings_schema
+from hub.config.loading import (
+    DEFAULT_FILE,
+    default_settings,
+    load_settings,
+    read_settings,
+    settings_schema,
+)
 from hub.config.settings import (
     BUILTIN,
+    CONFIG_VARIABLE,
     DEFAULTS_FILE,
     CompletenessSettings,
     DatabaseSettings,
@@ -32,7 +39,9 @@ from hub.config.settings import (
 
 __all__ = [
     "BUILTIN",
+    "CONFIG_VARIABLE",
     "DEFAULTS_FILE",
+    "DEFAULT_FILE",
     "CompletenessSettings",
     "Components",
     "DatabaseSettings",
@@ -49,5 +58,6 @@ __all__ = [
     "WorkerSettings",
     "default_settings",
     "load_settings",
+    "read_settings",
     "settings_schema",
 ]

@@ -25,6 +25,9 @@ from hub.config.settings import (
 from hub.errors import ConfigError, ConfigProblem
 from hub.formats.yaml_document import YamlDocument, read_yaml, validate, validate_data
 
+DEFAULT_FILE = Path("caidx.yaml")
+"""Read when no other file is named."""
+
 
 def load_settings(text: str, file: str, components: Components) -> Settings:
     """Settings from the text of a YAML file.
@@ -41,6 +44,25 @@ def load_settings(text: str, file: str, components: Components) -> Settings:
     if problems:
         raise ConfigError(tuple(sorted(problems, key=lambda problem: problem.line)))
     return settings
+
+
+def read_settings(path: Path | None, components: Components) -> Settings:
+    """Settings from a file; without one from ``caidx.yaml`` in the working directory, and
+    without that the defaults.
+
+    Raises:
+        ConfigError: every mistake, or why the file cannot be read.
+    """
+    file = path or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    if file is None:
+        return default_settings(components)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        problem = ConfigProblem(str(file), 0, "(document)", f"cannot be read: {reason}")
+        raise ConfigError((problem,)) from None
+    return load_settings(text, str(file), components)
 
 
 def default_settings(components: Components) -> Settings:

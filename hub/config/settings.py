@@ -15,6 +15,8 @@ from hub.domain.inference import Priority
 from hub.domain.routing import RouteMode
 
 BUILTIN = "builtin:"
+CONFIG_VARIABLE = "CAIDX_CONFIG"
+"""Environment variable that names the configuration file."""
 DEFAULTS_FILE = "(defaults)"
 """Stands for the file name where there is no file."""
 

@@ -5,7 +5,7 @@ Nothing here holds a name, a patient ID or a birth date: a study is known by its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -190,6 +190,11 @@ class StudyTimeline:
     alerts: tuple[AlertRow, ...]
     events: tuple[AuditEvent, ...]
 
+    @property
+    def explanation(self) -> tuple[str, ...]:
+        """Why AI was, or wasn't, run on each revision, in plain words."""
+        return tuple(line for row in self.revisions for line in _explained(self, row))
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -346,6 +351,41 @@ def _documents_of(connection: sa.Connection, uid: str) -> tuple[DocumentRow, ...
         .order_by(requests.c.created_at, documents.c.kind)
     )
     return _all(connection, query, DocumentRow)
+
+
+def _explained(timeline: StudyTimeline, row: StudyRow) -> Iterator[str]:
+    head = f"revision {row.revision}"
+    expected = "" if row.expected_instances is None else f" of {row.expected_instances}"
+    instances = f"{row.received_instances}{expected} instances"
+    if row.state == "receiving":
+        yield f"{head}: still being received, {instances} so far"
+        return
+    yield f"{head}: complete with {instances} ({row.evidence})"
+    for text in row.problems:
+        yield f"{head}: held back, no AI is run: {text}"
+    if row.state != "routed":
+        yield f"{head}: waits for a worker to apply the rules"
+        return
+    decisions = [d for d in timeline.decisions if d.revision == row.revision]
+    if not decisions:
+        yield f"{head}: AI was not run: no rule is configured"
+    for decision in decisions:
+        yield f"{head}: {_decided(timeline, decision)}"
+
+
+def _decided(timeline: StudyTimeline, decision: RouteDecisionRow) -> str:
+    reasons = "; ".join(decision.reasons)
+    if decision.decision == "no-match":
+        return f"rule {decision.route} does not match, AI was not run: {reasons}"
+    if decision.decision == "rule-error":
+        return f"rule {decision.route} failed and has to be mended, AI was not run: {reasons}"
+    for request in timeline.requests:
+        if (request.route, request.revision) == (decision.route, decision.revision):
+            model = f"{request.model_id} {request.model_version}"
+            answer = request.outcome or request.state
+            because = f": {request.detail}" if request.detail else ""
+            return f"rule {decision.route} matches, {model} was asked: {answer}{because}"
+    return f"rule {decision.route} matches: {reasons}"
 
 
 # --- counts ------------------------------------------------------------------------------

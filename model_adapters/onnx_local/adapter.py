@@ -12,6 +12,7 @@ from hub.domain.inference import (
     ModelKey,
     Unsuitable,
 )
+from hub.domain.intended_use import slice_depth
 from hub.domain.model_card import ModelCard, VolumeInput
 from hub.domain.study import Instance, Location, Series
 from hub.errors import TransientError, UnsuitableError
@@ -136,13 +137,7 @@ def _in_slice_order(series: Series) -> tuple[tuple[str, Location], ...]:
 
 
 def _depth(instance: Instance) -> float:
-    """Position along the normal of the slice, mm; 0 where the header has none."""
-    position, cosines = instance.image_position_patient, instance.image_orientation_patient
-    if position is None or cosines is None:
-        return 0.0
-    (a, b, c), (d, e, f) = cosines[:3], cosines[3:]
-    x, y, z = position
-    return x * (b * f - c * e) + y * (c * d - a * f) + z * (a * e - b * d)
+    return slice_depth(instance) or 0.0
 
 
 def _label_bytes(series: Series) -> int:

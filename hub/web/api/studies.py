@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Request
+from pydantic import BaseModel
 
 from hub.store.overview import StudyRow, StudyTimeline, list_studies, study_timeline
 from hub.web.api.paging import Limit, Offset, PageOf, page_of
@@ -30,10 +31,17 @@ def studies(
     return page_of(request, page, limit, offset)
 
 
+class StudyAnswer(BaseModel):
+    """A study's timeline, and what it means in plain words."""
+
+    explanation: tuple[str, ...]
+    timeline: StudyTimeline
+
+
 @router.get("/{study_instance_uid}", responses={404: {"description": "Never arrived"}})
-def study(study_instance_uid: StudyUid, context: Context) -> StudyTimeline:
+def study(study_instance_uid: StudyUid, context: Context) -> StudyAnswer:
     """Everything that happened to one study, over all its revisions."""
     timeline = study_timeline(context.database, study_instance_uid)
     if timeline is None:
         raise HTTPException(HTTPStatus.NOT_FOUND, "no study with this UID has arrived")
-    return timeline
+    return StudyAnswer(explanation=timeline.explanation, timeline=timeline)

@@ -139,16 +139,23 @@ def test_lists_can_be_narrowed_by_state(client: TestClient) -> None:
 
 def test_the_timeline_says_why_ai_was_or_was_not_run(client: TestClient) -> None:
     run = client.get(f"/api/v1/studies/{ASSESSED}").json()
-    assert run["decisions"][0]["decision"] == "match"
-    assert run["requests"][0]["outcome"] == "assessed"
-    assert [event["action"] for event in run["events"]] == [
+    assert run["explanation"] == [
+        "revision 1: complete with 3 instances (association-released)",
+        "revision 1: rule chest-ct matches, lung-density 1.0 was asked: assessed",
+    ]
+    assert run["timeline"]["requests"][0]["outcome"] == "assessed"
+    assert [event["action"] for event in run["timeline"]["events"]] == [
         "study.received",
         "study.completed",
         "study.routed",
     ]
     not_run = client.get(f"/api/v1/studies/{UNMATCHED}").json()
-    assert not_run["decisions"][0]["reasons"] == ["not true: x"]
-    assert not_run["requests"] == []
+    assert not_run["explanation"][1] == (
+        "revision 1: rule chest-ct does not match, AI was not run: not true: x"
+    )
+    assert not_run["timeline"]["requests"] == []
+    receiving = client.get(f"/api/v1/studies/{RECEIVING}").json()
+    assert receiving["explanation"] == ["revision 1: still being received, 3 instances so far"]
 
 
 def test_the_audit_log_is_read_on_from_where_one_was(client: TestClient) -> None:

@@ -1,0 +1,160 @@
+"""The input gate: is this input within the model's intended use? Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import date
+from itertools import pairwise
+
+from hub.domain.model_card import IntendedUse, ModelCard, VolumeInput
+from hub.domain.study import Instance, Series, Study
+
+_AGE = re.compile(r"(\d{3})([DWMY])")
+_YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+_SPACING_SLACK = 1.001
+"""Positions are decimal texts: a spacing may exceed its limit by rounding."""
+
+
+def unsuitable_reasons(
+    card: ModelCard, study: Study, series: tuple[Series, ...]
+) -> tuple[str, ...]:
+    """Why the model must not run on these series; empty when it may.
+
+    Sentences for people at the modality or the viewer. They name header values, never the
+    patient. What the header does not say counts as unsuitable where the intended use needs it.
+    """
+    use = card.intended_use
+    reasons = [*_age(use, study, series), *_sex(use, study)]
+    if len(series) != 1:
+        return (f"The model reads one series; {len(series)} were chosen.", *reasons)
+    chosen = series[0]
+    if not chosen.instances:
+        return ("The chosen series is empty.", *reasons)
+    return (
+        *_kind(use, chosen),
+        *_body_part(use, chosen),
+        *_contrast(use, chosen),
+        *_count(card, chosen),
+        *_slices(use, chosen),
+        *reasons,
+    )
+
+
+def _kind(use: IntendedUse, series: Series) -> Iterator[str]:
+    if series.modality not in use.modalities:
+        found = series.modality or "unknown"
+        yield f"The modality is {found}; the model is for {_listed(use.modalities)}."
+    other = {i.sop_class_uid for i in series.instances} - set(use.sop_classes)
+    if other:
+        yield f"The objects are of a kind the model is not for (SOP class {_listed(other)})."
+
+
+def _body_part(use: IntendedUse, series: Series) -> Iterator[str]:
+    found = {i.attributes.get("body_part_examined", "").strip().upper() for i in series.instances}
+    if use.body_parts and not found <= {part.upper() for part in use.body_parts}:
+        named = _listed(part or "not given" for part in found)
+        yield f"The body part is {named}; the model is for {_listed(use.body_parts)}."
+    excluded = found & {part.upper() for part in use.excluded_body_parts}
+    if excluded:
+        yield f"The body part is {_listed(excluded)}; the model must not be used for it."
+
+
+def _contrast(use: IntendedUse, series: Series) -> Iterator[str]:
+    given = [bool(i.attributes.get("contrast_bolus_agent", "").strip()) for i in series.instances]
+    if use.contrast == "required" and not all(given):
+        yield "The series is without contrast agent; the model needs it."
+    if use.contrast == "forbidden" and any(given):
+        yield "The series is with contrast agent; the model is for images without."
+
+
+def _count(card: ModelCard, series: Series) -> Iterator[str]:
+    count, fewest = len(series.instances), card.intended_use.minimum_instances
+    if count < fewest:
+        yield f"The series has {count} images; the model needs at least {fewest}."
+    if count > 1 and not isinstance(card.input, VolumeInput):
+        yield f"The series has {count} objects; the model reads a single one."
+
+
+# --- the patient -------------------------------------------------------------------------
+
+
+def _age(use: IntendedUse, study: Study, series: tuple[Series, ...]) -> Iterator[str]:
+    if use.minimum_age_years is None and use.maximum_age_years is None:
+        return
+    age = _age_years(study, series)
+    if age is None:
+        yield "The patient's age is not known; the model has an age limit."
+        return
+    if use.minimum_age_years is not None and age < use.minimum_age_years:
+        yield f"The patient is younger than {use.minimum_age_years:g} years."
+    if use.maximum_age_years is not None and age >= use.maximum_age_years + 1:
+        yield f"The patient is older than {use.maximum_age_years:g} years."
+
+
+def _age_years(study: Study, series: tuple[Series, ...]) -> float | None:
+    """From birth date and study date; otherwise from PatientAge (0010,1010), VR AS."""
+    born, examined = _date(study.patient.patient_birth_date), _date(study.study_date)
+    if born and examined and born <= examined:
+        before_birthday = (examined.month, examined.day) < (born.month, born.day)
+        whole = examined.year - born.year - before_birthday
+        return whole or (examined - born).days / 365.25
+    for one in series:
+        matched = _AGE.fullmatch(one.attribute("patient_age").strip())
+        if matched:
+            return int(matched[1]) * _YEARS_PER_UNIT[matched[2]]
+    return None
+
+
+def _date(text: str) -> date | None:
+    if not re.fullmatch(r"\d{8}", text):
+        return None
+    try:
+        return date(int(text[:4]), int(text[4:6]), int(text[6:]))
+    except ValueError:
+        return None
+
+
+def _sex(use: IntendedUse, study: Study) -> Iterator[str]:
+    found = study.patient.patient_sex
+    if use.sexes and found not in use.sexes:
+        stated = f"is {found}" if found else "is not given"
+        yield f"The patient's sex {stated}; the model is for {_listed(use.sexes)}."
+
+
+# --- geometry ----------------------------------------------------------------------------
+
+
+def _slices(use: IntendedUse, series: Series) -> Iterator[str]:
+    limit = use.maximum_slice_thickness_mm
+    if limit is not None:
+        thicknesses = [i.slice_thickness for i in series.instances]
+        known = [value for value in thicknesses if value is not None]
+        if len(known) < len(thicknesses):
+            yield f"The slice thickness is not given; the model is for at most {limit:g} mm."
+        elif max(known) > limit:
+            yield f"The slices are {max(known):g} mm thick; the model is for at most {limit:g} mm."
+    limit = use.maximum_slice_spacing_mm
+    if limit is not None and len(series.instances) > 1:
+        depths = [slice_depth(instance) for instance in series.instances]
+        places = sorted(depth for depth in depths if depth is not None)
+        if len(places) < len(depths):
+            yield "The positions of the slices are not given; their distance is not known."
+            return
+        widest = max(after - before for before, after in pairwise(places))
+        if widest > limit * _SPACING_SLACK:
+            yield f"The slices are {widest:.1f} mm apart; the model is for at most {limit:g} mm."
+
+
+def slice_depth(instance: Instance) -> float | None:
+    """Position along the normal of the slice in mm (PS3.3 C.7.6.2.1.1)."""
+    position, cosines = instance.image_position_patient, instance.image_orientation_patient
+    if position is None or cosines is None:
+        return None
+    a, b, c, d, e, f = cosines
+    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+    return sum(p * n for p, n in zip(position, normal, strict=True))
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(sorted(values))

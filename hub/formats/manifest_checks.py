@@ -1,0 +1,307 @@
+"""What must fit together in a model card, beyond the type of each field. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from pathlib import PurePosixPath
+
+from hub.domain.model_card import (
+    Artefact,
+    ClassFinding,
+    ImageInput,
+    ModelCard,
+    PresenceFinding,
+    ScalarFinding,
+    SegmentSpec,
+    TensorBinding,
+    VolumeInput,
+    WaveformInput,
+)
+from hub.domain.model_steps import (
+    Clip,
+    CropOrPad,
+    EcgIntervals,
+    Monochrome2,
+    Normalise,
+    PreprocessingStep,
+    RankNormalise,
+    Reorient,
+    Resample,
+    ResampleRate,
+    Rescale,
+    Resize,
+    SelectLead,
+    TakeSeconds,
+    Window,
+)
+
+Path = tuple[str | int, ...]
+Fault = tuple[Path, str]
+
+_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_REFERENCE = re.compile(r"[^\[\]]+(\[\d+\])?")
+_PYTHON_ARTEFACT = re.compile(r"python:[A-Za-z_]\w*/(?P<path>.+)")
+SINGLE = "1"
+"""In ``axes``: an axis of one element."""
+_MAXIMUM_LABEL = 255
+
+_PIXEL_STEPS = (Rescale, Monochrome2, Resample, Resize, CropOrPad)
+_VOLUME_STEPS = (Reorient,)
+_WAVE_STEPS = (SelectLead, ResampleRate, TakeSeconds, RankNormalise)
+
+
+def card_faults(card: ModelCard) -> Iterator[Fault]:
+    """Every contradiction in a card: the path of the field and a sentence."""
+    if not _ID.fullmatch(card.id):
+        yield ("id",), "must be lower-case letters and digits, with single hyphens between"
+    yield from _texts(card)
+    yield from _intended_use(card)
+    for index, step in enumerate(card.preprocessing):
+        yield from _step(card, step, ("preprocessing", index))
+    yield from _runtime(card)
+    yield from _output(card)
+
+
+def _texts(card: ModelCard) -> Iterator[Fault]:
+    for name, value in (("name", card.name), ("version", card.version)):
+        if not value.strip():
+            yield (name,), "must not be empty"
+    expires = card.regulation.certificate_expires
+    if expires and not _is_date(expires):
+        yield ("regulation", "certificate_expires"), "must be a date as YYYY-MM-DD"
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _intended_use(card: ModelCard) -> Iterator[Fault]:
+    use = card.intended_use
+    at: Path = ("intended_use",)
+    if not use.modalities:
+        yield (*at, "modalities"), "must name at least one modality"
+    if not use.sop_classes:
+        yield (*at, "sop_classes"), "must name at least one SOP class"
+    for index, uid in enumerate(use.sop_classes):
+        if not _UID.fullmatch(uid):
+            yield (*at, "sop_classes", index), "is not a UID"
+    for index, sex in enumerate(use.sexes):
+        if sex not in ("M", "F", "O"):
+            yield (*at, "sexes", index), "must be M, F or O"
+    ages = (use.minimum_age_years, use.maximum_age_years)
+    if ages[0] is not None and ages[1] is not None and ages[0] > ages[1]:
+        yield (*at, "minimum_age_years"), "is above maximum_age_years"
+    both = set(use.body_parts) & set(use.excluded_body_parts)
+    if both:
+        yield (*at, "excluded_body_parts"), f"also allowed: {', '.join(sorted(both))}"
+    if use.minimum_instances < 1:
+        yield (*at, "minimum_instances"), "must be at least 1"
+    for name in ("maximum_slice_thickness_mm", "maximum_slice_spacing_mm"):
+        value = getattr(use, name)
+        if value is not None and value <= 0:
+            yield (*at, name), "must be above 0"
+
+
+# --- preprocessing -----------------------------------------------------------------------
+
+
+def _step(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault]:
+    is_wave = isinstance(card.input, WaveformInput)
+    if is_wave and isinstance(step, _PIXEL_STEPS + _VOLUME_STEPS):
+        yield at, f"{step.kind} works on pixels, the input is a waveform"
+    elif not is_wave and isinstance(step, _WAVE_STEPS):
+        yield at, f"{step.kind} works on waveforms, the input is {card.input.kind}"
+    elif isinstance(step, _VOLUME_STEPS) and not isinstance(card.input, VolumeInput):
+        yield at, f"{step.kind} needs a volume"
+    else:
+        yield from _order(card, step, at)
+        yield from _numbers(card, step, at)
+
+
+def _order(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault]:
+    before = card.preprocessing[: int(at[-1])]
+    if isinstance(step, Rescale) and before:
+        yield at, "rescale works on stored values: it has to be the first step"
+    if isinstance(step, SelectLead) and any(isinstance(s, SelectLead) for s in before):
+        yield at, "a lead is already selected"
+
+
+def _numbers(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault]:
+    axes = 3 if isinstance(card.input, VolumeInput) else 2
+    if isinstance(step, Reorient) and not _is_orientation(step.to):
+        yield (*at, "to"), "must be one letter of each pair R/L, A/P, H/F, e.g. FPL"
+    if isinstance(step, Resample) and (len(step.spacing_mm) != axes or min(step.spacing_mm) <= 0):
+        yield (*at, "spacing_mm"), f"must be {axes} numbers above 0"
+    if isinstance(step, Resize) and min(step.shape) < 1:
+        yield (*at, "shape"), "must be two numbers above 0"
+    if isinstance(step, CropOrPad) and (len(step.shape) != axes or min(step.shape) < 1):
+        yield (*at, "shape"), f"must be {axes} numbers above 0"
+    if isinstance(step, Window) and step.width <= 0:
+        yield (*at, "width"), "must be above 0"
+    if isinstance(step, Clip) and step.minimum >= step.maximum:
+        yield (*at, "minimum"), "must be below maximum"
+    if isinstance(step, Normalise) and step.standard_deviation <= 0:
+        yield (*at, "standard_deviation"), "must be above 0"
+    if isinstance(step, ResampleRate) and step.frequency_hz <= 0:
+        yield (*at, "frequency_hz"), "must be above 0"
+    if isinstance(step, TakeSeconds) and step.seconds <= 0:
+        yield (*at, "seconds"), "must be above 0"
+
+
+def _is_orientation(text: str) -> bool:
+    pairs = ({"R", "L"}, {"A", "P"}, {"H", "F"})
+    return len(text) == len(pairs) and all(pair & set(text) for pair in pairs)
+
+
+# --- runtime -----------------------------------------------------------------------------
+
+
+def _runtime(card: ModelCard) -> Iterator[Fault]:
+    runtime = card.runtime
+    at: Path = ("runtime",)
+    yield from _artefact(runtime.graph, (*at, "graph"))
+    for index, artefact in enumerate(runtime.external_data):
+        yield from _artefact(artefact, (*at, "external_data", index))
+    if runtime.timeout_seconds <= 0:
+        yield (*at, "timeout_seconds"), "must be above 0"
+    if runtime.concurrency < 1:
+        yield (*at, "concurrency"), "must be at least 1"
+    if not any(binding.feed == "data" for binding in runtime.inputs):
+        yield (*at, "inputs"), "no input is fed with data"
+    names = [binding.name for binding in runtime.inputs]
+    if len(set(names)) != len(names):
+        yield (*at, "inputs"), "an input is fed twice"
+    for index, binding in enumerate(runtime.inputs):
+        yield from _binding(card, binding, (*at, "inputs", index))
+
+
+def _artefact(artefact: Artefact, at: Path) -> Iterator[Fault]:
+    if not _SHA256.fullmatch(artefact.sha256):
+        yield (*at, "sha256"), "must be 64 hexadecimal digits"
+    text = artefact.path
+    if text.startswith("python:"):
+        shipped = _PYTHON_ARTEFACT.fullmatch(text)
+        if shipped is None:
+            yield (*at, "path"), "must be python:<package>/<path>"
+            return
+        text = shipped["path"]
+    if not is_contained(text):
+        yield (*at, "path"), "must be a relative path that stays inside the package"
+
+
+def is_contained(path: str) -> bool:
+    """A relative POSIX path without ``..``, empty parts, drive letters or backslashes."""
+    parts = PurePosixPath(path).parts
+    plain = bool(parts) and "\\" not in path and ":" not in path and "\0" not in path
+    return plain and not path.startswith("/") and ".." not in parts
+
+
+def _binding(card: ModelCard, binding: TensorBinding, at: Path) -> Iterator[Fault]:
+    if binding.feed == "data":
+        wanted = data_axes(card)
+        named = [token for token in binding.axes.split() if token != SINGLE]
+        if sorted(named) != sorted(wanted):
+            yield (*at, "axes"), f"must name {', '.join(wanted)} once each, and 1 for added axes"
+    elif (binding.feed == "frequency_hz") != isinstance(card.input, WaveformInput):
+        yield (*at, "feed"), f"{binding.feed} does not exist for the input {card.input.kind}"
+
+
+def data_axes(card: ModelCard) -> tuple[str, ...]:
+    """The axes of the preprocessed data, in order."""
+    if isinstance(card.input, VolumeInput):
+        return ("slice", "row", "column")
+    if isinstance(card.input, ImageInput):
+        return ("row", "column")
+    selected = any(isinstance(step, SelectLead) for step in card.preprocessing)
+    return ("sample",) if selected else ("lead", "sample")
+
+
+# --- output ------------------------------------------------------------------------------
+
+
+def _output(card: ModelCard) -> Iterator[Fault]:
+    output = card.output
+    if not output.findings:
+        yield ("output", "findings"), "must name at least one finding"
+    yield from _region(card)
+    numbers = {segment.number for segment in output.region.segments} if output.region else set()
+    for index, spec in enumerate(output.findings):
+        at: Path = ("output", "findings", index)
+        if isinstance(spec, ClassFinding):
+            yield from _class(spec, at)
+            continue
+        for position, number in enumerate(spec.segments):
+            if number not in numbers:
+                yield (*at, "segments", position), f"there is no segment {number}"
+        yield from _measured(spec, at)
+    for index, rule in enumerate(output.not_assessable):
+        where: Path = ("output", "not_assessable", index)
+        if not _REFERENCE.fullmatch(rule.output):
+            yield (*where, "output"), "must be name or name[index]"
+        if not rule.reason.strip():
+            yield (*where, "reason"), "must not be empty"
+    for index, step in enumerate(output.postprocessing):
+        if isinstance(step, EcgIntervals) and step.frequency_hz <= 0:
+            yield ("output", "postprocessing", index, "frequency_hz"), "must be above 0"
+
+
+def _class(spec: ClassFinding, at: Path) -> Iterator[Fault]:
+    if not spec.classes:
+        yield (*at, "classes"), "must name at least one class"
+    if not 0 <= spec.minimum_probability <= 1:
+        yield (*at, "minimum_probability"), "must lie between 0 and 1"
+
+
+def _measured(spec: ScalarFinding | PresenceFinding, at: Path) -> Iterator[Fault]:
+    if not _REFERENCE.fullmatch(spec.output):
+        yield (*at, "output"), "must be name or name[index]"
+    if isinstance(spec, ScalarFinding):
+        if spec.valid_range is not None and spec.valid_range[0] >= spec.valid_range[1]:
+            yield (*at, "valid_range"), "must be a lower and a higher number"
+        if not 0 <= spec.decimals <= 10:  # noqa: PLR2004 - more than any instrument has
+            yield (*at, "decimals"), "must lie between 0 and 10"
+        return
+    if not 0 < spec.threshold <= 1:
+        yield (*at, "threshold"), "must lie between 0 and 1"
+    lower = spec.indeterminate_below
+    if lower is not None and not 0 <= lower < spec.threshold:
+        yield (*at, "indeterminate_below"), "must lie between 0 and the threshold"
+
+
+def _region(card: ModelCard) -> Iterator[Fault]:
+    region = card.output.region
+    if region is None:
+        return
+    at: Path = ("output", "region")
+    if isinstance(card.input, WaveformInput):
+        yield at, "a waveform has no label map"
+        return
+    wanted = data_axes(card)
+    named = [token for token in region.axes.split() if token != SINGLE]
+    if sorted(named) != sorted(wanted):
+        yield (*at, "axes"), f"must name {', '.join(wanted)} once each, and 1 for other axes"
+    numbers = [segment.number for segment in region.segments]
+    if not numbers:
+        yield (*at, "segments"), "must name at least one segment"
+    for index, segment in enumerate(region.segments):
+        where = (*at, "segments", index)
+        if numbers.index(segment.number) != index:
+            yield (*where, "number"), "another segment has this number"
+        yield from _segment(segment, where)
+
+
+def _segment(segment: SegmentSpec, at: Path) -> Iterator[Fault]:
+    if not 1 <= segment.number <= _MAXIMUM_LABEL:
+        yield (*at, "number"), f"must lie between 1 and {_MAXIMUM_LABEL}"
+    if any(not 1 <= value <= _MAXIMUM_LABEL for value in segment.includes):
+        yield (*at, "includes"), f"must lie between 1 and {_MAXIMUM_LABEL}"
+    if any(not 0 <= value <= 255 for value in segment.recommended_display_rgb):  # noqa: PLR2004
+        yield (*at, "recommended_display_rgb"), "must be three numbers from 0 to 255"
