@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -81,8 +82,8 @@ ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
 LOW_ATTENUATION = Code("laa-950", "99CAIDX", "Low attenuation area below -950 HU")
 
 
-def _instance(uid: str, series_uid: str, study_uid: str, **fields: object) -> Instance:
-    values: dict[str, object] = {
+def _instance(uid: str, series_uid: str, study_uid: str, **fields: Any) -> Instance:
+    values: dict[str, Any] = {
         "sop_class_uid": CT_IMAGE_STORAGE,
         "transfer_syntax_uid": EXPLICIT_VR_LITTLE_ENDIAN,
         "patient": PATIENT,
@@ -92,7 +93,7 @@ def _instance(uid: str, series_uid: str, study_uid: str, **fields: object) -> In
         "issuer_of_accession_number": "RIS",
     }
     values.update(fields)
-    return Instance(  # type: ignore[arg-type]
+    return Instance(
         sop_instance_uid=uid, series_instance_uid=series_uid, study_instance_uid=study_uid, **values
     )
 
@@ -247,8 +248,8 @@ def request_for(study: Study, *, card: ModelCard | None = None) -> InferenceRequ
     )
 
 
-def result_for(request: InferenceRequest, outcome: Outcome, **fields: object) -> InferenceResult:
-    return InferenceResult(  # type: ignore[arg-type]
+def result_for(request: InferenceRequest, outcome: Outcome, **fields: Any) -> InferenceResult:
+    return InferenceResult(
         request_id=request.request_id,
         model=request.model,
         identity=request.study.identity,

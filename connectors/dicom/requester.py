@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pynetdicom import evt
 
 from connectors.dicom.network import AT_ONCE, application_entity
-from hub.errors import RejectedError, TransientError
+from hub.errors import CaidxError, RejectedError, TransientError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,23 @@ def association(peer: Peer, contexts: Sequence[tuple[str, Sequence[str]]]) -> It
 
     Raises:
         TransientError: not reachable, rejected or aborted.
+        RejectedError: the peer accepts none of the contexts.
     """
     ae = application_entity(peer.calling_ae_title, peer.maximum_pdu_length)
     ae.connection_timeout = ae.acse_timeout = peer.connect_timeout
     ae.dimse_timeout = ae.network_timeout = peer.response_timeout
     for abstract_syntax, transfer_syntaxes in contexts:
         ae.add_requested_context(abstract_syntax, list(transfer_syntaxes))
+    connected: list[Any] = []
     opened = ae.associate(
         peer.host,
         peer.port,
         ae_title=peer.called_ae_title,
         max_pdu=peer.maximum_pdu_length,
-        evt_handlers=[AT_ONCE],
+        evt_handlers=[AT_ONCE, (evt.EVT_CONN_OPEN, connected.append)],
     )
     if not opened.is_established:
-        raise _not_established(peer, opened)
+        raise _not_established(peer, opened, connected=bool(connected))
     try:
         yield opened
     finally:
@@ -62,14 +65,14 @@ def association(peer: Peer, contexts: Sequence[tuple[str, Sequence[str]]]) -> It
             opened.release()
 
 
-def _not_established(peer: Peer, opened: Any) -> Exception:
+def _not_established(peer: Peer, opened: Any, *, connected: bool) -> CaidxError:
+    if not connected:
+        return TransientError(f"{peer} cannot be reached")
     if opened.is_rejected:
         answer = opened.acceptor.primitive
         return TransientError(
             f"{peer} rejected the association: {answer.result_str}, {answer.reason_str}"
         )
-    if not opened.rejected_contexts and not opened.is_aborted:
-        return TransientError(f"{peer} cannot be reached")
     if opened.rejected_contexts:
         return RejectedError(f"{peer} accepts none of the proposed presentation contexts")
     return TransientError(f"{peer} aborted the association, or did not answer in time")

@@ -122,7 +122,7 @@ def _move(path: Path, folder: Path) -> Path:
     """Move a file into a folder, under a name that is still free there."""
     target, number = folder / path.name, 1
     while target.exists():
-        target, number = folder / f"{path.stem}.{number}{path.suffix}", number + 1
+        target, number = folder / f"{path.name}.{number}", number + 1
     return path.rename(target)
 
 

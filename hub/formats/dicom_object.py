@@ -13,7 +13,7 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import derived_uuid
 from hub.domain.inference import InferenceRequest
 from hub.domain.model_card import ModelCard
-from hub.formats.dicom_header import EXPLICIT_VR_LITTLE_ENDIAN, part10
+from hub.formats.dicom_header import EXPLICIT_VR_LITTLE_ENDIAN
 from hub.formats.dicom_writer import data_set, fitted
 from hub.formats.encoding import (
     PRODUCT_NAME,
@@ -22,6 +22,7 @@ from hub.formats.encoding import (
     document_uid,
     series_uid,
 )
+from hub.formats.part10 import part10
 from hub.formats.source_dataset import patient_and_study
 from hub.ports import ReceivedObject
 

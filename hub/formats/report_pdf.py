@@ -1,17 +1,35 @@
-"""A result as a page for people, as a PDF file."""
+"""A result as a page for people: a PDF file, and the same page as a DICOM Encapsulated PDF
+(PS3.3 A.45.1) for archives and viewers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.model_card import ModelCard
-from hub.formats.dicom_object import local_time
+from hub.formats import dicom_writer as write
+from hub.formats.dicom_object import (
+    COMPREHENSIVE_3D_SR_STORAGE,
+    ENCAPSULATED_PDF_STORAGE,
+    SEGMENTATION_STORAGE,
+    code_dataset,
+    dicom_document,
+    document_title,
+    local_time,
+    object_header,
+)
 from hub.formats.encoding import EncodingContext, check_document_identity, document_uuid
 from hub.formats.report_page import render
+from hub.formats.sr_content import referenced_sop
 
-_REFERENCED = (DocumentKind.SR, DocumentKind.SEG)
+_REFERENCED = {
+    DocumentKind.SR: COMPREHENSIVE_3D_SR_STORAGE,
+    DocumentKind.SEG: SEGMENTATION_STORAGE,
+}
 
 
 def encode(
@@ -42,3 +60,58 @@ def encode(
         content=content,
         related_uids=tuple(document.document_id for document in named.values()),
     )
+
+
+def encode_dicom(
+    request: InferenceRequest,
+    result: InferenceResult,
+    card: ModelCard,
+    context: EncodingContext,
+    related: Mapping[DocumentKind, Document],
+) -> Document:
+    """Wrap the PDF in ``related``, or one made now when there is none.
+
+    Raises:
+        IntegrityError: the result does not belong to the request.
+    """
+    check_document_identity(request, result)
+    pdf = related.get(DocumentKind.PDF) or encode(request, result, card, context, related)
+    header = object_header(
+        DocumentKind.ENCAPSULATED_PDF,
+        ENCAPSULATED_PDF_STORAGE,
+        "DOC",
+        request=request,
+        card=card,
+        context=context,
+    )
+    _add_document_modules(header, card, len(pdf.content))
+    bulk = {
+        0x00420011: write.element(0x00420011, "OB", pdf.content),
+        0x00420013: _source_instances(request, related),
+    }
+    named = tuple(related[kind].document_id for kind in _REFERENCED if kind in related)
+    return dicom_document(DocumentKind.ENCAPSULATED_PDF, request, header, bulk, named)
+
+
+def _add_document_modules(header: Dataset, card: ModelCard, length: int) -> None:
+    """SC Equipment and Encapsulated Document modules (PS3.3 C.8.6.1, C.24.2)."""
+    header.ConversionType = "WSD"
+    header.AcquisitionDateTime = ""
+    header.BurnedInAnnotation = "YES"
+    header.DocumentTitle = document_title(card)
+    header.ConceptNameCodeSequence = Sequence([code_dataset(card.procedure.report_code)])
+    header.VerificationFlag = "UNVERIFIED"
+    header.MIMETypeOfEncapsulatedDocument = "application/pdf"
+    header.EncapsulatedDocumentLength = length
+
+
+def _source_instances(request: InferenceRequest, related: Mapping[DocumentKind, Document]) -> bytes:
+    """(0042,0013): what the model was given, and the objects that hold the same result."""
+    instances = (instance for series in request.series for instance in series.instances)
+    items = [referenced_sop(i.sop_class_uid, i.sop_instance_uid) for i in instances]
+    items += [
+        referenced_sop(sop_class_uid, related[kind].document_id)
+        for kind, sop_class_uid in _REFERENCED.items()
+        if kind in related
+    ]
+    return write.sequence(0x00420013, items)

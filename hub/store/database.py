@@ -97,6 +97,7 @@ def open_database(url: str, *, pool_size: int = 10) -> Database:
     """Connect; the schema is not touched (see ``migrate``)."""
     if url.startswith("sqlite"):
         return Database(_sqlite_engine(url))
+    url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     return Database(
         sa.create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True)
     )

@@ -39,9 +39,12 @@ OPSET: Final = 18
 IR_VERSION: Final = 8
 
 LUNG_BELOW_HU: Final = -400.0
-"""Boundary of the lung: about midway between soft tissue (0 to 50 HU) and aerated lung (-850)."""
+"""Boundary of the lung: midway between soft tissue (about 40 HU) and aerated lung (about -850),
+where an edge that is blurred on both sides keeps its place. Compare Kemerink et al., Medical
+Physics 1998;25:2432, on thresholds for the volume of the lung."""
 LOW_ATTENUATION_BELOW_HU: Final = -950.0
-"""The usual threshold of emphysema on thin-section CT."""
+"""The threshold of emphysema on thin-section CT that agreed best with microscopy: Gevenois et
+al., American Journal of Respiratory and Critical Care Medicine 1996;154:187."""
 PARENCHYMA_HU: Final = (-930.0, -500.0)
 """Mean of a neighbourhood that counts as lung tissue: gas is darker, faeces are brighter."""
 SMALLEST_SECTION_CM2: Final = 50.0

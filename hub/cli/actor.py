@@ -1,0 +1,38 @@
+"""Who sits at the command line, for the audit log; and the ledgers that they act on."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hub.bootstrap import Hub
+from hub.domain.delivery import RetryPolicy
+from hub.durable import JobQueue
+from hub.store.delivery_ledger import DeliveryLedger
+from hub.store.request_ledger import RequestLedger
+
+
+def actor() -> str:
+    """``user:<login name>``."""
+    return f"user:{getpass.getuser()}"
+
+
+@contextmanager
+def delivery_ledger(hub: Hub) -> Iterator[DeliveryLedger]:
+    """Deliveries, changed in the name of this user."""
+    jobs = JobQueue(hub.database.url)
+    try:
+        yield DeliveryLedger(hub.database, jobs, hub.journal(actor()))
+    finally:
+        jobs.close()
+
+
+@contextmanager
+def request_ledger(hub: Hub) -> Iterator[RequestLedger]:
+    """Requests, changed in the name of this user."""
+    jobs = JobQueue(hub.database.url)
+    try:
+        yield RequestLedger(hub.database, jobs, hub.journal(actor()), RetryPolicy())
+    finally:
+        jobs.close()

@@ -1,0 +1,135 @@
+"""``caidx study``: what arrived, what was done with it, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from hub.cli.session import Json, Limit, Session, cell, session_of
+from hub.errors import RejectedError
+from hub.store.overview import StudyTimeline, list_studies, study_timeline
+
+app = typer.Typer(help="What arrived, and what was done with it.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option(help="receiving, complete or routed.")] = None,
+    limit: Limit = 50,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Studies, the most recently received first."""
+    session = session_of(context)
+    with session.hub() as hub:
+        page = list_studies(hub.database, state=state, limit=limit)
+    if as_json:
+        session.print_json(page)
+        return
+    session.print_table(
+        f"{len(page.items)} of {page.total} studies",
+        ("study instance UID", "revision", "state", "instances", "evidence", "last received"),
+        [
+            (
+                row.study_instance_uid,
+                row.revision,
+                "held back" if row.problems else row.state,
+                _of(row.received_instances, row.expected_instances),
+                row.evidence,
+                row.last_received_at,
+            )
+            for row in page.items
+        ],
+        "no study has arrived yet",
+    )
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    study_instance_uid: Annotated[str, typer.Argument(metavar="UID")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """One study: why AI was, or wasn't, run; its results; everything that happened."""
+    session = session_of(context)
+    with session.hub() as hub:
+        timeline = study_timeline(hub.database, study_instance_uid)
+    if timeline is None:
+        raise RejectedError(f"no study {study_instance_uid} has arrived")
+    if as_json:
+        session.print_json({"explanation": timeline.explanation, "timeline": timeline})
+        return
+    session.out.print(f"[bold]study {study_instance_uid}[/]")
+    for line in timeline.explanation:
+        session.out.print(f"  {cell(line)}")
+    session.out.print()
+    _show_findings(session, timeline)
+    _show_deliveries(session, timeline)
+    _show_alerts(session, timeline)
+    _show_events(session, timeline)
+
+
+def _show_findings(session: Session, timeline: StudyTimeline) -> None:
+    rows = [
+        (result.model_id, result.outcome, *finding_cells(finding))
+        for result in timeline.results
+        for finding in result.findings
+    ]
+    if rows:
+        session.print_table("results", ("model", "outcome", "finding", "value"), rows, "")
+
+
+def finding_cells(finding: Mapping[str, Any]) -> tuple[str, str]:
+    """(what, how much) of a finding as the results table keeps it."""
+    meaning = str(finding["code"]["code_meaning"])
+    if finding.get("value") is not None:
+        unit = finding["unit"]["code_value"]
+        return meaning, f"{finding['value']:g} {unit}"
+    if finding.get("coded_value") is not None:
+        return meaning, str(finding["coded_value"]["code_meaning"])
+    return meaning, str(finding["presence"])
+
+
+def _show_deliveries(session: Session, timeline: StudyTimeline) -> None:
+    session.print_table(
+        "deliveries",
+        ("destination", "document", "state", "attempts", "answer", "delivered"),
+        [
+            (row.destination, row.kind, row.state, row.attempts, row.detail, row.delivered_at)
+            for row in timeline.deliveries
+        ],
+        "no document was sent anywhere",
+    )
+
+
+def _show_alerts(session: Session, timeline: StudyTimeline) -> None:
+    if timeline.alerts:
+        rows = [(row.raised_at, row.kind, row.entity, row.message) for row in timeline.alerts]
+        session.print_table("alerts", ("raised", "kind", "about", "message"), rows, "")
+
+
+def _show_events(session: Session, timeline: StudyTimeline) -> None:
+    session.print_table(
+        "timeline (from the audit log)",
+        ("#", "at", "who", "did", "to", "outcome"),
+        [
+            (
+                event.sequence,
+                event.at.astimezone().strftime("%H:%M:%S.%f")[:-3],
+                event.actor,
+                event.action,
+                event.entity,
+                event.outcome.value,
+            )
+            for event in timeline.events
+        ],
+        "nothing is recorded",
+    )
+
+
+def _of(received: int, expected: int | None) -> str:
+    return str(received) if expected is None else f"{received} of {expected}"
