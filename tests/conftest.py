@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.peers.fhir_server", "tests.peers.orthanc", "tests.peers.postgres"]
+pytest_plugins = [
+    "tests.peers.fhir_server",
+    "tests.peers.orthanc",
+    "tests.peers.postgres",
+    "tests.running_hub",
+]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -65,8 +65,7 @@ class DicomSource:
             AT_ONCE,
             (evt.EVT_REQUESTED, self._offer_contexts),
             (evt.EVT_C_STORE, self._store),
-            (evt.EVT_RELEASED, self._ended, [EndOfTransfer.RELEASED]),
-            (evt.EVT_ABORTED, self._ended, [EndOfTransfer.ABORTED]),
+            (evt.EVT_RELEASED, self._released),
         ]
         try:
             self._server = ae.start_server(
@@ -138,8 +137,8 @@ class DicomSource:
             if session is None:
                 session = _Session(lambda: self._context.intake.open(self._sender(association)))
                 self._sessions[association] = session
-                # pynetdicom tells of a release and of an abort, but not when a thread of its
-                # own fails: the end of the association's thread is the one sure sign.
+                # However an association breaks (abort, lost connection, time-out, a fault
+                # inside pynetdicom), the one sure sign is that its thread ends.
                 threading.Thread(
                     target=self._watch, args=(association,), name="dicom-watch", daemon=True
                 ).start()
@@ -158,8 +157,8 @@ class DicomSource:
         association.join()
         self._end(association, EndOfTransfer.ABORTED)
 
-    def _ended(self, event: Any, end: EndOfTransfer) -> None:
-        self._end(event.assoc, end)
+    def _released(self, event: Any) -> None:
+        self._end(event.assoc, EndOfTransfer.RELEASED)
 
     def _end(self, association: Any, end: EndOfTransfer) -> None:
         with self._lock:

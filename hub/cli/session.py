@@ -107,6 +107,8 @@ STATE_STYLES = {
     "routed": "green",
     "match": "green",
     "ok": "green",
+    "pass": "green",
+    "FAIL": "bold red",
     "stored": "green",
     "retrying": "yellow",
     "not-assessable": "yellow",

@@ -102,8 +102,7 @@ class OnnxLocalAdapter:
         with self._lock:
             self._packages.pop(model, None)
             keep = frozenset(self._packages)
-        for worker in self._pool.idle():
-            worker.forget(keep)
+        self._pool.each_idle(lambda worker: worker.forget(keep))
 
     def health(self) -> Health:
         return self._health

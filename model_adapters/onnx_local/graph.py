@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_faults
@@ -132,7 +133,7 @@ def _external_locations(graph: bytes) -> set[str]:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(graph)
-    except ValueError:  # google.protobuf.message.DecodeError
+    except DecodeError:
         raise _config_error("runtime.graph", "is not an ONNX file") from None
     if not model.HasField("graph"):
         raise _config_error("runtime.graph", "is not an ONNX file")

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from threading import Event
@@ -45,6 +45,11 @@ class WorkerProcess:
     def pid(self) -> int:
         """Process id."""
         return self._process.pid or 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Is the process still there?"""
+        return self._process.is_alive()
 
     def run(self, package: ModelPackage, task: Run, timeout: float) -> Answered:
         """One request; loads the model first where this process has not got it yet.
@@ -185,6 +190,9 @@ class WorkerPool:
         try:
             if self._closed.is_set():
                 raise TransientError("the adapter is stopping")
+            if slot is not None and not slot.is_alive:
+                slot.kill()  # it died while it had nothing to do: no request pays for that
+                slot = None
             if slot is None:
                 slot = self._start()
             yield slot
@@ -194,20 +202,18 @@ class WorkerPool:
         finally:
             self._free.put(slot)
 
-    def idle(self) -> Iterator[WorkerProcess]:
-        """The started workers that have nothing to do, one after another."""
-        for _ in range(self._free.qsize()):
-            try:
-                slot = self._free.get_nowait()
-            except queue.Empty:
-                return
-            try:
+    def each_idle(self, action: Callable[[WorkerProcess], None]) -> None:
+        """Do something with each started worker that has nothing to do."""
+        taken: list[WorkerProcess | None] = []
+        with suppress(queue.Empty):
+            while True:
+                taken.append(self._free.get_nowait())
+        try:
+            for index, slot in enumerate(taken):
                 if slot is not None:
-                    yield slot
-            except WorkerLostError:
-                slot = None
-                raise
-            finally:
+                    taken[index] = _survivor(slot, action)
+        finally:
+            for slot in reversed(taken):
                 self._free.put(slot)
 
     def close(self) -> None:
@@ -219,3 +225,13 @@ class WorkerPool:
                 slot.stop()
         for _ in range(self._size):
             self._free.put(None)  # whoever still waits learns that the pool is closed
+
+
+def _survivor(
+    worker: WorkerProcess, action: Callable[[WorkerProcess], None]
+) -> WorkerProcess | None:
+    try:
+        action(worker)
+    except WorkerLostError:
+        return None  # another one starts when it is needed
+    return worker

@@ -32,6 +32,21 @@ def storescu(
     return _dcmtk("storescu", ["-v", "-R", *folders, *options, *called, *names], check=check)
 
 
+def dcmsend(
+    paths: Sequence[Path],
+    port: int,
+    *,
+    aet: str = "DCMSEND",
+    aec: str = "CAIDX",
+    options: Sequence[str] = (),
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Send files by C-STORE as they are, in whatever transfer syntax they have."""
+    called = ["-aet", aet, "-aec", aec, "127.0.0.1", str(port)]
+    names = [str(path) for path in paths]
+    return _dcmtk("dcmsend", ["-v", "-dn", *options, *called, *names], check=check)
+
+
 def echoscu(
     port: int, *, aet: str = "ECHOSCU", aec: str = "CAIDX", check: bool = True
 ) -> subprocess.CompletedProcess[str]:

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from hub.config import Settings, default_settings, load_settings, settings_schema
+from hub.config import (
+    Settings,
+    default_settings,
+    load_settings,
+    read_settings,
+    settings_schema,
+)
 from hub.domain.delivery import DocumentKind, RetryPolicy
 from hub.domain.inference import Priority
 from hub.domain.routing import RouteMode
 from hub.errors import ConfigError
+from hub.formats.yaml_document import read_yaml
+from hub.registry import discover
 from tests.unit.components import (
     COMPONENTS,
     DicomListener,
@@ -364,3 +372,44 @@ def test_the_schema_documents_every_field_of_every_section() -> None:
         "FolderDestination",
         "SinkDestination",
     ]
+
+
+# --- with what is really installed -----------------------------------------------------------
+
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "caidx.example.yaml"
+
+
+def test_the_example_configuration_is_valid_and_says_something_about_every_section(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("t0ken")
+    monkeypatch.setenv("CAIDX_DATABASE_URL", "postgresql://caidx@localhost/caidx")
+    text = EXAMPLE.read_text(encoding="utf-8").replace("/run/secrets/ehr-token", str(token))
+    settings = load_settings(text, EXAMPLE.name, discover())
+    assert [route.mode for route in settings.routes] == ["active", "active", "shadow"]
+    assert settings.sources[1].completeness.quiet_seconds == 30
+    sections = set(settings_schema(discover())["properties"])
+    assert sections == set(read_yaml(text, EXAMPLE.name).data)
+
+
+def test_the_defaults_are_valid_with_the_installed_components() -> None:
+    settings = default_settings(discover())
+    assert settings.sources[0].options.port == 11112
+    assert settings.sources[0].options.ae_title == "CAIDX"
+    assert settings.sources[0].options.host == "127.0.0.1"
+    assert settings.destinations[0].options.folder == Path("var/results")
+
+
+def test_a_file_that_cannot_be_read_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        read_settings(tmp_path / "none.yaml", COMPONENTS)
+
+
+def test_caidx_yaml_in_the_working_directory_is_read_when_no_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_settings(None, COMPONENTS).data == Path("var")
+    (tmp_path / "caidx.yaml").write_text("data: elsewhere\n")
+    assert read_settings(None, COMPONENTS).data == Path("elsewhere")

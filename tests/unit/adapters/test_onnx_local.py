@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def infer(adapter: OnnxLocalAdapter, *arguments: Any, **named: Any) -> Inference
 
 
 def pids(adapter: OnnxLocalAdapter) -> list[int]:
-    return [worker.pid for worker in adapter._pool.idle()]
+    found: list[int] = []
+    adapter._pool.each_idle(lambda worker: found.append(worker.pid))
+    return found
 
 
 def bright(number: int) -> bytes:
@@ -173,25 +176,43 @@ def test_a_model_that_takes_too_long_is_stopped_and_the_others_go_on(
     assert infer(adapter, store, [bright(0), bright(1)], quick.key).findings[0].value == -44
 
 
-def test_a_killed_worker_costs_one_request_and_is_replaced(
+def test_a_worker_killed_at_work_costs_one_request_and_is_replaced(
+    adapter: OnnxLocalAdapter, store: Files, tmp_path: Path
+) -> None:
+    quick = write_package(tmp_path / "quick", graph())
+    endless = write_package(
+        tmp_path / "slow", slow_graph(), manifest=MANIFEST.replace("id: toy", "id: endless")
+    )
+    adapter.load(quick)
+    adapter.load(endless)
+    asked = request(store, ct_series(range(2)), endless.key, request_id="endless")
+    killer = threading.Thread(target=kill_the_busy_worker, args=(adapter,))
+    killer.start()
+    with pytest.raises(TransientError, match="signal 9"):
+        adapter.infer(asked)
+    killer.join()
+    assert adapter.health().state is HealthState.DEGRADED
+    for _ in range(4):
+        assert infer(adapter, store, [bright(0), bright(1)], quick.key).findings[0].value == -44
+    assert adapter.health().state is HealthState.HEALTHY
+
+
+def kill_the_busy_worker(adapter: OnnxLocalAdapter) -> None:
+    time.sleep(0.5)
+    workers = {child.pid for child in active_children() if child.name == "caidx-onnx"}
+    (busy,) = workers - set(pids(adapter))
+    os.kill(busy or 0, signal.SIGKILL)
+
+
+def test_a_worker_killed_at_rest_costs_no_request(
     adapter: OnnxLocalAdapter, store: Files, tmp_path: Path
 ) -> None:
     package = write_package(tmp_path, graph())
     adapter.load(package)
-    (victim, *_) = pids(adapter)
-    asked = request(store, [bright(0), bright(1)], package.key)
-    os.kill(victim, signal.SIGKILL)
-    lost = 0
-    for _ in range(4):
-        try:
-            adapter.infer(asked)
-        except TransientError as error:
-            assert "signal 9" in str(error)
-            assert adapter.health().state is HealthState.DEGRADED
-            lost += 1
-    assert lost == 1
-    assert victim not in pids(adapter)
-    assert adapter.health().state is HealthState.HEALTHY
+    for pid in pids(adapter):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.2)
+    assert infer(adapter, store, [bright(0), bright(1)], package.key).findings[0].value == -44
 
 
 def test_more_threads_than_workers_all_get_their_own_answer(
@@ -235,7 +256,12 @@ def test_an_unloaded_model_is_gone(adapter: OnnxLocalAdapter, store: Files, tmp_
         tmp_path, graph(), manifest=MANIFEST.replace("version: 1.0.0", "version: 2.0.0")
     )
     adapter.load(package)
+    infer(adapter, store, ct_series(range(2)), package.key)
     adapter.unload(package.key)
+    held: list[frozenset[object]] = []
+    adapter._pool.each_idle(lambda worker: held.append(frozenset(worker._models)))
+    assert held
+    assert all(package.key not in models for models in held)
     with pytest.raises(TransientError, match=r"toy\|2.0.0 is not loaded"):
         infer(adapter, store, ct_series(range(2)), package.key)
 

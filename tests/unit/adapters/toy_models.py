@@ -46,7 +46,7 @@ preprocessing:
   - {kind: reorient, to: FAR}
 runtime:
   kind: onnx
-  graph: {path: toy.onnx, sha256: %SHA%}
+  graph: {path: toy.onnx, sha256: "%SHA%"}
   inputs: [{name: x, axes: 1 slice row column}]
   timeout_seconds: %TIMEOUT%
 output:

@@ -29,8 +29,12 @@ def test_a_document_lies_under_its_request_with_kind_and_identifier(
     destination: FolderDestination,
 ) -> None:
     destination.deliver(document("2.25.1", DocumentKind.SR), "key")
-    destination.deliver(replace(document("pdf-1"), kind=DocumentKind.PDF, content=b"%PDF"), "key")
-    destination.deliver(replace(document("fhir-1"), kind=DocumentKind.FHIR, content=b"{}"), "key")
+    destination.deliver(
+        replace(document(), document_id="pdf-1", kind=DocumentKind.PDF, content=b"%PDF"), "key"
+    )
+    destination.deliver(
+        replace(document(), document_id="fhir-1", kind=DocumentKind.FHIR, content=b"{}"), "key"
+    )
     request = "5f" * 16
     assert files(destination.config.folder) == [
         f"{request}/fhir-fhir-1.json",

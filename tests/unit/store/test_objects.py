@@ -164,7 +164,7 @@ def test_a_full_disk_is_transient_and_leaves_the_segment_whole(
     real = os.writev
 
     def half_then_full(handle: int, buffers: list[memoryview]) -> int:
-        real(handle, [buffers[0]])
+        real(handle, buffers[:2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with store.create(STUDY) as writer:
@@ -172,7 +172,8 @@ def test_a_full_disk_is_transient_and_leaves_the_segment_whole(
         with monkeypatch.context() as full:
             full.setattr(os, "writev", half_then_full)
             with pytest.raises(TransientError, match="No space left"):
-                writer.append([b"second"])
+                writer.append([b"second" * 100, b"the rest"])
+        assert file_of(store, writer.segment).stat().st_size == writer.size
         third = writer.append([b"third"])
     assert [place for place, _ in store.records(first.segment)] == [first, third]
     assert store.read(third) == b"third"
