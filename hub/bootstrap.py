@@ -370,12 +370,13 @@ def build_worker(hub: Hub) -> Worker:
     """The engine, the models and the destinations of one worker process."""
     process = this_process("worker")
     adapters = build_adapters(hub)
-    jobs = JobQueue(hub.database.url)
+    engine = Engine(hub.database.url, process.executor_id)
+    jobs = JobQueue(hub.database.url, engine.look_now)
     registry = load_registry(hub, adapters)
     return Worker(
         hub=hub,
         takeover=_takeover(hub, process),
-        engine=Engine(hub.database.url, process.executor_id),
+        engine=engine,
         jobs=jobs,
         adapters=adapters,
         pipeline=build_pipeline(hub, registry, jobs, f"worker:{process.executor_id}"),

@@ -8,13 +8,16 @@ are functions of plain text arguments, so nothing but JSON is ever stored.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
+from dbos._queue import queue_worker_thread
 
-from hub.ports import Job
+from hub.ports import AFTER_COMMIT, Job
 
 APPLICATION = "caidx-hub"
 WORKFLOW_VERSION = "1"
@@ -46,9 +49,16 @@ class Queue:
 
 
 class JobQueue:
-    """Puts jobs into the hub's own transactions; any process may hold one."""
+    """Puts jobs into the hub's own transactions; any process may hold one.
 
-    def __init__(self, database_url: str) -> None:
+    ``on_committed`` is told the queue of every job that may run as soon as it is committed: an
+    engine in the same process need not wait for its next look (``Engine.look_now``).
+    """
+
+    def __init__(
+        self, database_url: str, on_committed: Callable[[str], None] | None = None
+    ) -> None:
+        self._on_committed = on_committed
         self._client = DBOSClient(
             system_database_url=database_url,
             serializer=DBOSPortableJSONSerializer(),
@@ -70,9 +80,33 @@ class JobQueue:
         if job.delay_seconds > 0:
             options["delay_seconds"] = job.delay_seconds
         self._client.enqueue_in_transaction(connection, options, job.argument)
+        if self._on_committed is not None and job.delay_seconds <= 0:
+            calls = connection.info.setdefault(AFTER_COMMIT, [])
+            calls.append(partial(self._on_committed, job.queue))
 
     def close(self) -> None:
         self._client.destroy()
+
+
+class _Bell(threading.Event):
+    """The stop event of a thread that looks for jobs, which can also be woken to look now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rung = threading.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    def set(self) -> None:
+        super().set()
+        self._rung.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As of an event; a ring ends the wait early, as if the time were over."""
+        self._rung.wait(timeout)
+        self._rung.clear()
+        return self.is_set()
 
 
 class Engine:
@@ -91,11 +125,13 @@ class Engine:
             "log_level": "WARNING",
         }
         self._dbos = DBOS(config=config)
+        self._bells: dict[str, _Bell] = {}
 
     def start(self, work: Mapping[str, Work], queues: tuple[Queue, ...]) -> None:
         """Register what can run and begin to run it."""
         for kind, run in work.items():
             DBOS.workflow(name=kind, max_recovery_attempts=_NO_LIMIT)(run)
+        DBOS.listen_queues([])  # the threads that look for jobs are started below
         DBOS.launch()
         for queue in queues:
             DBOS.register_queue(
@@ -105,6 +141,28 @@ class Engine:
                 polling_interval_sec=POLLING_SECONDS,
                 on_conflict="always_update",
             )
+        self._look_for_jobs()
+
+    def _look_for_jobs(self) -> None:
+        """One thread for each queue, those of earlier configurations too: jobs may be left.
+
+        They are the engine's own threads, started by us so that they can be woken; the engine's
+        version is pinned, and a test holds it to this.
+        """
+        for queue in DBOS.list_queues():
+            bell = self._bells[queue.name] = _Bell()
+            threading.Thread(
+                target=queue_worker_thread,
+                args=(bell, self._dbos, queue),
+                name=f"queue-{queue.name}",
+                daemon=True,
+            ).start()
+
+    def look_now(self, queue_name: str) -> None:
+        """A job was committed to a queue: look for it at once."""
+        bell = self._bells.get(queue_name)
+        if bell is not None:
+            bell.ring()
 
     def take_over(self, executor_id: str) -> int:
         """Put a dead worker's jobs back into their queues; harmless when repeated.
@@ -116,6 +174,8 @@ class Engine:
 
     def stop(self, timeout_seconds: int) -> None:
         """Let running jobs end for a while, then leave the rest to recovery."""
+        for bell in self._bells.values():
+            bell.set()
         DBOS.destroy(workflow_completion_timeout_sec=timeout_seconds)
 
 

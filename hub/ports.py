@@ -64,6 +64,11 @@ class Job:
     delay_seconds: float = 0.0
 
 
+AFTER_COMMIT = "caidx_after_commit"
+"""Key in the ``info`` of a connection: calls that the database makes, without arguments, once the
+transaction has committed, and never when it was rolled back."""
+
+
 class Jobs(Protocol):
     """Puts jobs into the hub's own transactions."""
 
@@ -346,6 +351,7 @@ class AdapterKind:
 
 
 __all__ = [
+    "AFTER_COMMIT",
     "AdapterContext",
     "AdapterKind",
     "Clock",

@@ -63,6 +63,7 @@ class DicomSource:
         ae.add_supported_context(Verification)
         handlers = [
             AT_ONCE,
+            (evt.EVT_CONN_CLOSE, _stop_waiting),
             (evt.EVT_REQUESTED, self._offer_contexts),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_RELEASED, self._released),
@@ -169,6 +170,16 @@ class DicomSource:
             session.close(end)
         except CaidxError as error:
             log.error("dicom.close.failed", reason=str(error))  # noqa: TRY400 - told, not traced
+
+
+def _stop_waiting(event: Any) -> None:
+    """Let go of a connection that closed before it asked for an association.
+
+    pynetdicom would count it as an association until the request times out: the port checks of
+    a load balancer alone would reach ``maximum_associations``.
+    """
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)
 
 
 class _Session:

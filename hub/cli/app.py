@@ -6,7 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from hub.cli import audit, config, delivery, demo, doctor, model, request, send, serve, study
@@ -14,7 +13,7 @@ from hub.cli.session import Session, make_console
 from hub.config import CONFIG_VARIABLE, DEFAULT_FILE
 from hub.errors import CaidxError, ConfigError
 
-FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+FAILURE, USAGE = 1, 2
 
 app = typer.Typer(
     name="caidx",
@@ -72,14 +71,9 @@ def run(arguments: list[str] | None = None) -> int:
     """
     err = make_console(stderr=True)
     try:
-        answer = app(args=arguments, standalone_mode=False)
-    except click.exceptions.Abort:
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        app(args=arguments)
+    except SystemExit as leaving:  # typer tells usage errors and leaves by itself
+        return leaving.code if isinstance(leaving.code, int) else FAILURE
     except ConfigError as error:
         for problem in error.problems:
             err.print(f"[bold red]error[/] {_plain(str(problem))}", soft_wrap=True)
@@ -87,7 +81,7 @@ def run(arguments: list[str] | None = None) -> int:
     except CaidxError as error:
         err.print(f"[bold red]error[/] {_plain(str(error))}", soft_wrap=True)
         return FAILURE
-    return answer if isinstance(answer, int) else 0
+    return 0
 
 
 def _plain(text: str) -> str:

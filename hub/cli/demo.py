@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.rule import Rule
 
 from hub.bootstrap import Hub
@@ -16,20 +18,15 @@ from hub.cli import demo_cases, demo_hub
 from hub.cli.demo_cases import Case, Known
 from hub.cli.demo_hub import DemoHub
 from hub.cli.send import send_with_progress, sender_of
-from hub.cli.session import Session, session_of
+from hub.cli.session import Json, Session, session_of
 from hub.domain.delivery import DeliveryState, DocumentKind
 from hub.errors import TransientError
 from hub.ports import SentAs
 from hub.store import audit
-from hub.store.overview import (
-    RequestSummary,
-    ResultRow,
-    StudyTimeline,
-    counts,
-    study_timeline,
-)
+from hub.store.overview import DeliveryRow, StudyTimeline, counts, study_timeline
 from hub.store.results import OPEN_STATES
 
+_FOLDER = Path("var/demo")
 _RESULT_SECONDS = 300.0
 _NOTICEABLE_SECONDS = 0.005
 _UNSETTLED = (DeliveryState.PENDING, DeliveryState.RETRYING)
@@ -38,7 +35,9 @@ _RECEIVED = (SentAs.STORED, SentAs.WARNING)
 
 def demo(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option(help="Where the demonstration lives.")] = Path("var/demo"),
+    folder: Annotated[Path, typer.Option(help="Where the demonstration lives.")] = _FOLDER,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Start a hub on its defaults, send it a chest CT and an ECG, compare with known answers.
 
@@ -46,10 +45,10 @@ def demo(
     a second run sends the same again and shows that nothing is added.
     """
     session = session_of(context)
-    out = session.out
+    out = Console(quiet=True) if as_json else session.out
+    begun = time.monotonic()
     place = demo_hub.prepare(folder)
     out.print(Rule("CAIDX hub: two studies, from C-STORE to report", align="left"))
-    begun = time.monotonic()
     with demo_hub.running(place):
         cases = (demo_cases.chest_ct(folder / "input" / "chest-ct"), demo_cases.ecg())
         demo_hub.wait_until_ready(place)
@@ -57,29 +56,45 @@ def demo(
             f"hub started: DICOM CAIDX@127.0.0.1:{place.dicom_port}, "
             f"http://127.0.0.1:{place.web_port}, data in {folder}"
         )
-        with Session(place.config_file, out=out, err=session.err).hub() as hub:
-            known_before = _known(hub, cases)
-            before = _inventory(hub, place)
-            for case in cases:
-                _send(session, place, case)
-            timelines = [_wait_for_results(hub, case) for case in cases]
-            if known_before:
-                _let_quiet_time_pass(hub)
-            after = _inventory(hub, place)
-            rows, broken = audit.verify(hub.database)
-    passed = [
-        _report(session, place, case, timeline)
-        for case, timeline in zip(cases, timelines, strict=True)
-    ]
-    if known_before:
-        passed.append(_tell_second_run(session, before, after))
-    passed.append(_tell(session, "audit log", broken is None, f"{rows} rows, each proves itself"))
-    _tell_what_next(session, place, cases)
-    ok = all(passed)
-    word = "[bold green]as expected[/]" if ok else "[bold red]NOT as expected[/]"
+        inner = Session(place.config_file, out=out, err=session.err)
+        reports, verdicts = _send_and_compare(inner, place, cases)
+    _tell_what_next(inner, place, cases)
+    passed = all(report.passed for report in reports) and all(v.passed for v in verdicts)
+    word = "[bold green]as expected[/]" if passed else "[bold red]NOT as expected[/]"
     out.print(f"{word}, {time.monotonic() - begun:.0f} s in all")
-    if not ok:
+    if as_json:
+        session.print_json({"passed": passed, "studies": reports, "verdicts": verdicts})
+    if not passed:
         raise typer.Exit(1)
+
+
+def _send_and_compare(
+    session: Session, place: DemoHub, cases: Sequence[Case]
+) -> tuple[list[CaseReport], list[Verdict]]:
+    with session.hub() as hub:
+        known_before = _known(hub, cases)
+        before = _inventory(hub, place)
+        for case in cases:
+            _send(session, place, case)
+        timelines = [_wait_for_results(hub, case) for case in cases]
+        if known_before:
+            _let_quiet_time_pass(hub)
+        after = _inventory(hub, place)
+        rows, broken = audit.verify(hub.database)
+    reports = [
+        _report(place, case, timeline) for case, timeline in zip(cases, timelines, strict=True)
+    ]
+    for report, timeline in zip(reports, timelines, strict=True):
+        _tell_report(session, report, timeline)
+    verdicts = [Verdict("audit log", broken is None, f"{rows} rows, each proves itself")]
+    if known_before:
+        text = ", ".join(f"{before[name]} -> {after[name]} {name}" for name in before)
+        verdicts.append(Verdict("sent again, nothing added", before == after, text))
+    session.out.print()
+    for verdict in verdicts:
+        word = "[green]pass[/]" if verdict.passed else "[bold red]FAIL[/]"
+        session.out.print(f"{word} {verdict.what}: {verdict.detail}")
+    return reports, verdicts
 
 
 # --- doing ---------------------------------------------------------------------------------
@@ -144,28 +159,92 @@ def _let_quiet_time_pass(hub: Hub) -> None:
     time.sleep(2 * hub.settings.completeness.quiet_seconds)
 
 
+# --- comparing -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One thing that has to be as expected."""
+
+    what: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaseReport:
+    """What came of one study."""
+
+    case: Case
+    measured: Mapping[str, float]
+    """Value of each finding by its code."""
+    documents: Mapping[DocumentKind, Path]
+    seconds_to_report: float | None
+    """From the last image to the last delivered document; null where none was."""
+
+    @property
+    def passed(self) -> bool:
+        """Every value is close enough, every document is there."""
+        values = all(known.agrees(self.measured.get(known.code_value)) for known in self.case.known)
+        return values and all(kind in self.documents for kind in self.case.documents)
+
+
+def _report(place: DemoHub, case: Case, timeline: StudyTimeline) -> CaseReport:
+    if not timeline.requests:
+        return CaseReport(case, {}, {}, None)
+    request = timeline.requests[-1]
+    deliveries = [
+        row
+        for row in timeline.deliveries
+        if row.request_id == request.request_id and row.state == DeliveryState.DELIVERED
+    ]
+    times = [row.delivered_at for row in deliveries if row.delivered_at is not None]
+    last_image = timeline.revisions[-1].last_received_at
+    return CaseReport(
+        case,
+        measured=_measured(timeline, request.request_id),
+        documents={
+            DocumentKind(row.kind): path for row in deliveries for path in _file(place, row)
+        },
+        seconds_to_report=(max(times) - last_image).total_seconds() if times else None,
+    )
+
+
+def _measured(timeline: StudyTimeline, request_id: str) -> dict[str, float]:
+    return {
+        finding["code"]["code_value"]: finding["value"]
+        for result in timeline.results
+        if result.request_id == request_id
+        for finding in result.findings
+        if finding.get("value") is not None
+    }
+
+
+def _file(place: DemoHub, row: DeliveryRow) -> list[Path]:
+    return list((place.results / row.request_id).glob(f"{row.kind}-{row.document_id}.*"))
+
+
 # --- telling -------------------------------------------------------------------------------
 
 
-def _report(session: Session, place: DemoHub, case: Case, timeline: StudyTimeline) -> bool:
-    out = session.out
+def _tell_report(session: Session, report: CaseReport, timeline: StudyTimeline) -> None:
+    case, out = report.case, session.out
     out.print()
     out.print(Rule(case.title, align="left"))
     out.print(f"study {case.study_instance_uid}")
     _tell_path(session, timeline)
-    request, result = _answer(timeline)
-    passed = [_tell_values(session, case, result)]
-    passed.append(_tell_documents(session, place, case, timeline, request))
-    return all(passed)
-
-
-def _answer(timeline: StudyTimeline) -> tuple[RequestSummary | None, ResultRow | None]:
-    """The last request and its result; none where the model was not asked or did not answer."""
-    if not timeline.requests:
-        return None, None
-    request = timeline.requests[-1]
-    results = {result.request_id: result for result in timeline.results}
-    return request, results.get(request.request_id)
+    out.print(f"known values: {case.origin}")
+    session.print_table(
+        "measured against known values",
+        ("finding", "measured", "known", "allowed", "verdict"),
+        [_value_row(known, report.measured.get(known.code_value)) for known in case.known],
+        "",
+    )
+    rows = [
+        (kind.value, report.documents.get(kind, "missing"), _word(kind in report.documents))
+        for kind in case.documents
+    ]
+    session.print_table("where the results lie", ("document", "file", "verdict"), rows, "")
 
 
 def _tell_path(session: Session, timeline: StudyTimeline) -> None:
@@ -200,77 +279,18 @@ def _after(at: datetime | None, last_image: datetime) -> str:
     return "" if at is None else f"{(at - last_image).total_seconds():.2f} s"
 
 
-def _tell_values(session: Session, case: Case, result: ResultRow | None) -> bool:
-    measured = _measured(result)
-    rows = [_value_row(known, measured.get(known.code_value)) for known in case.known]
-    session.print_table(
-        f"measured against known values ({case.origin})",
-        ("finding", "measured", "known", "allowed", "verdict"),
-        rows,
-        "",
-    )
-    return all(known.agrees(measured.get(known.code_value)) for known in case.known)
-
-
-def _measured(result: ResultRow | None) -> dict[str, float]:
-    findings = [] if result is None else result.findings
-    return {
-        finding["code"]["code_value"]: finding["value"]
-        for finding in findings
-        if finding.get("value") is not None
-    }
-
-
 def _value_row(known: Known, measured: float | None) -> tuple[str, ...]:
     return (
         known.what,
         "none" if measured is None else f"{measured:.2f} {known.unit}",
         f"{known.value:.2f} {known.unit}",
         f"+- {known.tolerance:.2f} {known.unit}",
-        "pass" if known.agrees(measured) else "FAIL",
+        _word(known.agrees(measured)),
     )
 
 
-def _tell_documents(
-    session: Session,
-    place: DemoHub,
-    case: Case,
-    timeline: StudyTimeline,
-    request: RequestSummary | None,
-) -> bool:
-    files = _files(place, timeline, request)
-    rows = [
-        (kind.value, files.get(kind, "missing"), "pass" if kind in files else "FAIL")
-        for kind in case.documents
-    ]
-    session.print_table("where the results lie", ("document", "file", "verdict"), rows, "")
-    return all(kind in files for kind in case.documents)
-
-
-def _files(
-    place: DemoHub, timeline: StudyTimeline, request: RequestSummary | None
-) -> dict[DocumentKind, Path]:
-    if request is None:
-        return {}
-    found = {}
-    for row in timeline.deliveries:
-        files = list((place.results / row.request_id).glob(f"{row.kind}-{row.document_id}.*"))
-        if row.request_id == request.request_id and row.state == DeliveryState.DELIVERED and files:
-            found[DocumentKind(row.kind)] = files[0]
-    return found
-
-
-def _tell_second_run(session: Session, before: dict[str, int], after: dict[str, int]) -> bool:
-    session.out.print()
-    unchanged = before == after
-    text = ", ".join(f"{before[name]} -> {after[name]} {name}" for name in before)
-    return _tell(session, "sent again, nothing added", unchanged, text)
-
-
-def _tell(session: Session, what: str, passed: bool, text: str) -> bool:  # noqa: FBT001
-    verdict = "[green]pass[/]" if passed else "[bold red]FAIL[/]"
-    session.out.print(f"{verdict} {what}: {text}")
-    return passed
+def _word(passed: bool) -> str:  # noqa: FBT001 - the question is the value
+    return "pass" if passed else "FAIL"
 
 
 def _tell_what_next(session: Session, place: DemoHub, cases: Sequence[Case]) -> None:

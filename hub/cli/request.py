@@ -9,7 +9,7 @@ import typer
 from hub.cli.actor import request_ledger
 from hub.cli.session import Json, Limit, session_of
 from hub.errors import RejectedError
-from hub.store.overview import list_requests
+from hub.store.overview import list_requests, request_exists
 from hub.store.results import RequestState
 
 app = typer.Typer(help="What was asked of which model.", no_args_is_help=True)
@@ -57,6 +57,8 @@ def retry(
     """Ask a model again whose request has failed for good."""
     session = session_of(context)
     with session.hub() as hub, request_ledger(hub) as ledger:
+        if not request_exists(hub.database, request_id):
+            raise RejectedError(f"there is no request {request_id}")
         if not ledger.ask_again(request_id):
             raise RejectedError(f"request {request_id} has not failed")
     session.out.print(f"request {request_id} is asked again")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
+from contextlib import closing
 from enum import StrEnum
 from typing import Annotated, Protocol
 
@@ -12,9 +14,10 @@ import structlog
 import typer
 import uvicorn
 
-from hub.bootstrap import build_receiver, build_worker, open_hub, role_processes
+from hub.bootstrap import Hub, build_receiver, build_worker, open_hub, role_processes
 from hub.cli.session import Session, session_of
-from hub.config import CONFIG_VARIABLE, LogSettings
+from hub.config import CONFIG_VARIABLE
+from hub.errors import CaidxError, TransientError
 from hub.log import configure_logging
 
 WEB_APPLICATION = "hub.web.app:create_from_environment"
@@ -49,18 +52,26 @@ def serve(
     session = session_of(context)
     settings = session.settings
     configure_logging(settings.log.level, settings.log.format)
-    hub = open_hub(settings, session.components)
     try:
-        hub.migrate()
-        if role is Role.ALL:
+        with closing(open_hub(settings, session.components)) as hub:
+            hub.migrate()
+            _serve(session, hub, role)
+    except CaidxError as error:
+        structlog.get_logger().error("role.failed", role=role.value, error=error)
+        raise typer.Exit(1) from None
+
+
+def _serve(session: Session, hub: Hub, role: Role) -> None:
+    match role:
+        case Role.ALL:
             file = None if session.config_file is None else str(session.config_file)
             role_processes(hub, file).run()
-        elif role is Role.WEB:
+        case Role.RECEIVER:
+            _run(build_receiver(hub), role)
+        case Role.WORKER:
+            _run(build_worker(hub), role)
+        case Role.WEB:
             _serve_web(session)
-        else:
-            _run(build_receiver(hub) if role is Role.RECEIVER else build_worker(hub), role)
-    finally:
-        hub.close()
 
 
 def _run(running: Running, role: Role) -> None:
@@ -85,18 +96,27 @@ def _serve_web(session: Session) -> None:
     settings = session.settings
     if session.config_file is not None:
         os.environ[CONFIG_VARIABLE] = str(session.config_file)
-    uvicorn.run(
-        WEB_APPLICATION,
-        factory=True,
-        host=settings.web.host,
-        port=settings.web.port,
-        log_config=None,
-        log_level=_uvicorn_level(settings.log),
-        access_log=False,
-        server_header=False,
+    server = uvicorn.Server(
+        uvicorn.Config(
+            WEB_APPLICATION,
+            factory=True,
+            log_config=None,
+            log_level="warning",  # its lines are written without their message: less says as much
+            access_log=False,
+            server_header=False,
+        )
     )
+    with _listening(settings.web.host, settings.web.port) as listener:
+        structlog.get_logger().info("role.started", role=Role.WEB.value, pid=os.getpid())
+        server.run(sockets=[listener])  # ends by the signal that stopped it
 
 
-def _uvicorn_level(log: LogSettings) -> str:
-    """What uvicorn says below a warning is not worth a line without its message."""
-    return "error" if log.level == "error" else "warning"
+def _listening(host: str, port: int) -> socket.socket:
+    """Bound here and not by uvicorn, so that a port in use is told in our own words."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise TransientError(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+        ) from error

@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hub.errors import TransientError
+from hub.ports import AFTER_COMMIT
 
 VERSION_TABLE = "caidx_schema_version"
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -44,8 +45,13 @@ class Database:
         Raises:
             TransientError: the database cannot be reached, is locked or out of space.
         """
-        with _transient(), self.engine.connect() as connection, connection.begin():
-            yield connection
+        with _transient(), self.engine.connect() as connection:
+            connection.info.pop(AFTER_COMMIT, None)  # of a transaction that was rolled back
+            with connection.begin():
+                yield connection
+            committed = connection.info.pop(AFTER_COMMIT, ())
+        for call in committed:
+            call()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -89,8 +95,9 @@ class Database:
 def insert_new(connection: sa.Connection, table: sa.Table, **values: object) -> bool:
     """Insert a row unless its primary key is there already; True when it was inserted."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    done = connection.execute(insert(table).values(**values).on_conflict_do_nothing())
-    return done.rowcount == 1
+    statement = insert(table).values(**values).on_conflict_do_nothing()
+    # Row counts of inserts are not reliable on every driver; a returned key is.
+    return connection.execute(statement.returning(*table.primary_key)).first() is not None
 
 
 def open_database(url: str, *, pool_size: int = 10) -> Database:

@@ -235,6 +235,13 @@ def list_requests(
     return _page(database, query.order_by(*order), RequestSummary, limit, offset)
 
 
+def request_exists(database: Database, request_id: str) -> bool:
+    """Whether there is such a request."""
+    query = sa.select(sa.exists().where(requests.c.request_id == request_id))
+    with database.read() as connection:
+        return bool(connection.execute(query).scalar_one())
+
+
 def list_results(
     database: Database, *, outcome: str | None = None, limit: int = 50, offset: int = 0
 ) -> Page[ResultRow]:

@@ -7,6 +7,7 @@ Real processes, a real PACS, a real FHIR server; SQLite with one worker, Postgre
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 import signal
@@ -119,6 +120,7 @@ class Modality:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # refused while it is dead
         self.acknowledged: dict[str, str] = {}
         """SOP Instance UID -> SHA-256 of the data set."""
 

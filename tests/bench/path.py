@@ -52,20 +52,27 @@ class Comparison:
         return self.beyond_quiet / medians(self.floor)["total"]
 
 
-def compare(
-    slices: int, rounds: int, folder: Path, hub: RunningHub, floor: Floor, peers: Peers
-) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What is compared, and where both deliver to."""
+
+    hub: RunningHub
+    floor: Floor
+    peers: Peers
+
+
+def compare(sides: Sides, slices: int, rounds: int, folder: Path) -> Comparison:
     """Alternate both sides, each with a study of its own; which one goes first alternates too."""
-    threads = floor.best_threads(new_study(folder / "threads", slices))
+    threads = sides.floor.best_threads(new_study(folder / "threads", slices))
     done = Comparison(slices, threads, [], [])
     for number in range(rounds + 1):
         for side in ("hub", "floor") if number % 2 else ("floor", "hub"):
             study = new_study(folder / f"{number}-{side}", slices)
-            peers.reset()
+            sides.peers.reset()
             if side == "hub":
-                done.hub.append(hub.report_on(study))
+                done.hub.append(sides.hub.report_on(study))
             else:
-                done.floor.append(floor.report_on(study, threads))
+                done.floor.append(sides.floor.report_on(study, threads))
             shutil.rmtree(folder / f"{number}-{side}")
     return Comparison(slices, threads, done.hub[1:], done.floor[1:])
 
@@ -77,7 +84,7 @@ def run(rounds: int, folder: Path) -> dict[str, Any]:
         idle = hub.cores_when_idle()
         floor = Floor(read_package(LUNG_DENSITY), peers, len(os.sched_getaffinity(0)))
         for name, slices in CASES.items():
-            found[name] = compare(slices, rounds, folder / name, hub, floor, peers)
+            found[name] = compare(Sides(hub, floor, peers), slices, rounds, folder / name)
         floor.close()
         orthanc = find_tool("Orthanc", "orthanc", Path("/usr/sbin"))
         about = facts(

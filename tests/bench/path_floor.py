@@ -1,6 +1,6 @@
 """The floor of the path benchmark: the same work, done once, by a bare script in one warm process.
 
-It keeps no record, cannot be interrupted and knows its study before the clock starts: it
+It keeps no record, may not be interrupted and knows its study before the clock starts: it
 reads the files from the page cache, decodes and stacks them, runs the same graph with the
 number of threads that suits it best, encodes the same documents with the same encoders and
 sends each once, all DICOM objects over one association.
@@ -12,7 +12,6 @@ import hashlib
 import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
 from time import perf_counter
@@ -80,7 +79,7 @@ class Floor:
 
     def best_threads(self, study: StudyFiles, rounds: int = 5) -> int:
         """The number of threads with which this study's inference is fastest."""
-        data = preprocess(self._package.card, self._volume([p.read_bytes() for p in study.paths]))
+        data = preprocess(self._package.card, self._volume(study))
         found: dict[int, list[float]] = {threads: [] for threads in self._graphs}
         for _ in range(rounds):
             for threads, graph in self._graphs.items():
@@ -97,10 +96,8 @@ class Floor:
         )
         card, graph = self._package.card, self._graphs[threads]
         watch = _Stopwatch()
-        files = [path.read_bytes() for path in study.paths]
-        watch.lap("read")
-        volume = self._volume(files)
-        watch.lap("decode")
+        volume = self._volume(study)
+        watch.lap("read and decode")
         data = preprocess(card, volume)
         watch.lap("preprocess")
         outputs = graph.run(data)
@@ -121,12 +118,13 @@ class Floor:
         self._client.close()
         self._decoders.shutdown()
 
-    def _volume(self, files: list[bytes]) -> Volume:
+    def _volume(self, study: StudyFiles) -> Volume:
+        """File by file, so that no more memory is touched than the volume needs."""
         wanted = self._package.card.input
         assert isinstance(wanted, VolumeInput)
         return read_volume(
-            iter(files),
-            len(files),
+            (path.read_bytes() for path in study.paths),
+            len(study.paths),
             spacing_tolerance=wanted.spacing_tolerance,
             decoders=self._decoders,
         )

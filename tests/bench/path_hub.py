@@ -26,7 +26,6 @@ from tests.peers import free_port
 QUIET_SECONDS = 2.0
 START_TIMEOUT = 120.0
 REPORT_TIMEOUT = 120.0
-READ_TO_POSTPROCESS = ("read", "decode", "preprocess", "inference", "postprocess")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,8 @@ class RunningHub:
             "completeness beyond it": _seconds(last_response, study.completed_at) - QUIET_SECONDS,
             "route (with its queue)": _seconds(study.completed_at, asked.created_at),
             "queue": _seconds(asked.created_at, asked.started_at),
-            **{part: made[part] for part in READ_TO_POSTPROCESS},
+            "read and decode": made["read"] + made["decode"],
+            **{part: made[part] for part in ("preprocess", "inference", "postprocess")},
             **{part: seconds for part, seconds in made.items() if part.startswith("encode")},
             "load, hand over, store": worked - sum(made.values()),
             "deliver (with its queue)": _seconds(asked.finished_at, last.delivered_at),
@@ -131,7 +131,11 @@ completeness: {{quiet_seconds: {QUIET_SECONDS}}}
 sources:
   - {{name: modalities, kind: dicom, port: {dicom_port}}}
 destinations:
-  - {{name: pacs, kind: dicom, ae_title: {peers.pacs.ae_title}, host: 127.0.0.1, port: {peers.pacs.dicom_port}}}
+  - name: pacs
+    kind: dicom
+    ae_title: {peers.pacs.ae_title}
+    host: 127.0.0.1
+    port: {peers.pacs.dicom_port}
   - {{name: ehr, kind: fhir, url: "{peers.ehr.base_url}"}}
 """
 
@@ -139,8 +143,8 @@ destinations:
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while not _is_ready(url):
-        ended = process.poll() is not None
-        assert not ended and time.monotonic() < deadline, f"no hub: {log.read_text()}"
+        assert process.poll() is None, f"the hub ended:\n{log.read_text()}"
+        assert time.monotonic() < deadline, f"the hub is not ready:\n{log.read_text()}"
         time.sleep(0.1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hub.store import audit, schema
 from hub.store.alerts import raise_alert
 from hub.store.database import Database, migrate, open_database, sqlite_url
 from hub.store.workers import ProcessIdentity, register
-from tests.builders import RECEIVED_AT
+from tests.builders import PATIENT, RECEIVED_AT
 
 ASSESSED, UNMATCHED, RECEIVING = "1.2.3.1", "1.2.3.2", "1.2.3.3"
 REQUEST, DELIVERED, DEAD = "a" * 32, "delivery-1", "delivery-2"
@@ -27,6 +28,11 @@ class FixedClock:
 def seeded_database(folder: Path) -> Database:
     database = open_database(sqlite_url(folder / "caidx.sqlite"))
     migrate(database)
+    seed(database)
+    return database
+
+
+def seed(database: Database) -> None:
     with database.write() as connection:
         _studies(connection)
         _request(connection)
@@ -52,7 +58,6 @@ def seeded_database(folder: Path) -> Database:
             )
         for role in ("receiver", "worker"):
             register(connection, ProcessIdentity(f"h:{role}", "boot", 1, "1"), role, NOW)
-    return database
 
 
 def _studies(connection: sa.Connection) -> None:
@@ -142,7 +147,12 @@ def _deliveries(connection: sa.Connection) -> None:
                 document_id=f"document-{kind}",
                 request_id=REQUEST,
                 kind=kind,
-                identity={},
+                identity={
+                    "study_instance_uid": ASSESSED,
+                    "patient": asdict(PATIENT),
+                    "accession_number": "",
+                    "issuer_of_accession_number": "",
+                },
                 related_uids=[],
                 sha256="0" * 64,
                 length=10,

@@ -7,10 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -44,8 +46,8 @@ class Caidx:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
         self.file = folder / "caidx.yaml"
-        self.port = free_port()
-        text = CONFIG.format(data=folder / "var", port=self.port, web_port=free_port())
+        self.port, self.web_port = free_port(), free_port()
+        text = CONFIG.format(data=folder / "var", port=self.port, web_port=self.web_port)
         self.file.write_text(text)
         self._capsys = capsys
         self.err = ""
@@ -180,6 +182,13 @@ def test_only_dead_letters_can_be_sent_again(seeded: Caidx) -> None:
     assert seeded.err == f"error not dead letters: {DELIVERED}\n"
     seeded("delivery", "retry", status=2)
     seeded("request", "retry", REQUEST, status=1)
+    assert seeded.err == f"error request {REQUEST} has not failed\n"
+
+
+def test_what_does_not_exist_cannot_be_sent_or_asked_again(seeded: Caidx) -> None:
+    seeded("delivery", "retry", "none", status=1)
+    seeded("request", "retry", "none", status=1)
+    assert seeded.err == "error there is no request none\n"
 
 
 def test_the_audit_log_is_listed_and_proves_itself(seeded: Caidx) -> None:
@@ -192,6 +201,7 @@ def test_the_audit_log_is_listed_and_proves_itself(seeded: Caidx) -> None:
 def test_a_changed_audit_row_is_named(seeded: Caidx) -> None:
     path = seeded.folder / "var" / "caidx.sqlite"
     with sa.create_engine(f"sqlite:///{path}").begin() as connection:
+        connection.execute(sa.text("DROP TRIGGER audit_log_no_update"))
         connection.execute(
             sa.update(schema.audit_log)
             .where(schema.audit_log.c.sequence == 2)
@@ -284,6 +294,44 @@ def test_doctor_names_a_port_that_somebody_else_has(caidx: Caidx) -> None:
     failed = [finding for finding in findings if finding["state"] == "failed"]
     assert [finding["what"] for finding in failed] == ["source dicom"]
     assert failed[0]["detail"] == f"127.0.0.1:{caidx.port}: Address already in use"
+
+
+# --- serve ---------------------------------------------------------------------------------
+
+
+def test_a_role_that_cannot_start_says_why_in_the_log(caidx: Caidx) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", caidx.web_port))
+        taken.listen()
+        command = [sys.executable, "-m", "hub", "-c", caidx.file, "serve", "--role", "web"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    line = json.loads(found.stderr.splitlines()[-1])
+    assert line["event"] == "role.failed"
+    assert line["reason"] == f"cannot listen on 127.0.0.1:{caidx.web_port}: Address already in use"
+
+
+def test_the_web_role_answers_and_ends_when_told(caidx: Caidx) -> None:
+    command = [sys.executable, "-m", "hub", "-c", caidx.file, "serve", "--role", "web"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            answer = wait_for(f"http://127.0.0.1:{caidx.web_port}/health/ready")
+        finally:
+            process.terminate()
+        _, err = process.communicate(timeout=30)
+    assert answer["status"] == "degraded"  # no receiver, no worker
+    events = [json.loads(line)["event"] for line in err.splitlines()]
+    assert events == ["role.started"]
+
+
+def wait_for(address: str) -> Any:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return httpx.get(address).json()
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, f"{address} does not answer"
+            time.sleep(0.1)
 
 
 # --- the program ---------------------------------------------------------------------------

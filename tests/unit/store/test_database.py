@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from hub.store.database import Database, insert_new
+from hub.store.schema import studies
+from tests.fakes import FrozenClock
+
+
+def _insert(connection: sa.Connection, patient_id: str) -> bool:
+    return insert_new(
+        connection,
+        studies,
+        study_instance_uid="1.2.3",
+        patient_id=patient_id,
+        issuer_of_patient_id="",
+        first_received_at=FrozenClock().now(),
+        problems=[],
+    )
+
+
+def test_a_row_is_inserted_once_and_says_so(database: Database) -> None:
+    with database.write() as connection:
+        assert _insert(connection, "A")
+        assert not _insert(connection, "B")
+    with database.read() as connection:
+        assert connection.execute(sa.select(studies.c.patient_id)).scalars().all() == ["A"]
