@@ -342,7 +342,7 @@ class Connector:
 
 @dataclass(frozen=True, slots=True)
 class AdapterKind:
-    """The value of an entry point in ``caidx.model_adapters``; its name is the adapter's ``kind``."""
+    """The value of an entry point in ``caidx.model_adapters``; its name is the ``kind``."""
 
     runtime_kind: str
     """The manifest's ``runtime.kind`` that this adapter runs."""

@@ -31,7 +31,7 @@ class AuditEvent:
     actor: str
     """Who acted: ``source:dicom``, ``worker:<id>``, ``user:<name>``."""
     action: str
-    """``study.received``, ``study.completed``, ``request.created`` ... : see docs/operator-guide."""
+    """``study.received``, ``inference.started`` ...: see the operator guide."""
     entity: str
     """What it happened to: ``study:<uid>``, ``request:<id>``, ``delivery:<id>`` ..."""
     outcome: AuditOutcome = AuditOutcome.SUCCESS
@@ -86,17 +86,24 @@ def first_break(
     """
     sequence, previous_hash = 0, GENESIS_HASH
     for event in events:
-        if event.sequence != sequence + 1:
-            return ChainBreak(event.sequence, f"row {sequence + 1} is missing or out of order")
         if event.sequence > head_sequence:
             return ChainBreak(event.sequence, "was added behind the head of the log")
-        if event.previous_hash != previous_hash:
-            return ChainBreak(event.sequence, "does not continue the row before it")
-        if hashlib.sha256(event.canonical()).hexdigest() != event.hash:
-            return ChainBreak(event.sequence, "was changed after it was written")
+        problem = _problem(event, sequence + 1, previous_hash)
+        if problem:
+            return ChainBreak(event.sequence, problem)
         sequence, previous_hash = event.sequence, event.hash
     if sequence < head_sequence:
         return ChainBreak(sequence + 1, "is missing at the end of the log")
     if previous_hash != head_hash:
         return ChainBreak(sequence, "is not the head of the log")
     return None
+
+
+def _problem(event: AuditEvent, sequence: int, previous_hash: str) -> str:
+    if event.sequence != sequence:
+        return f"row {sequence} is missing or out of order"
+    if event.previous_hash != previous_hash:
+        return "does not continue the row before it"
+    if hashlib.sha256(event.canonical()).hexdigest() != event.hash:
+        return "was changed after it was written"
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 CODING_SYSTEMS = {
     "SCT": "http://snomed.info/sct",
@@ -23,7 +24,7 @@ class Code:
     coding_scheme_designator: str
     code_meaning: str
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     @property
     def system(self) -> str:

@@ -18,7 +18,7 @@ Variables = Mapping[str, object]
 """What an expression may see: JSON-like values by name."""
 
 
-class RuleFailed(Exception):
+class RuleFailedError(Exception):
     """An expression could not be evaluated; the message holds no patient data."""
 
 
@@ -34,7 +34,7 @@ class Predicate(Protocol):
         """Evaluate.
 
         Raises:
-            RuleFailed: a missing attribute, a wrong type, an exhausted budget.
+            RuleFailedError: a missing attribute, a wrong type, an exhausted budget.
         """
         ...
 
@@ -101,7 +101,7 @@ def match(route: Route, study: Study) -> Decision:
             for series in study.series
             if route.series({"study": seen, "series": series_variables(series)})
         )
-    except RuleFailed as error:
+    except RuleFailedError as error:
         return RuleError(route.name, (str(error),))
     if not chosen:
         return NoMatch(route.name, (f"no series is: {route.series.text}",))

@@ -134,6 +134,7 @@ TEXT_ATTRIBUTES: Mapping[int, str] = {
     0x00080070: "manufacturer",
     0x00080080: "institution_name",
     0x00080090: "referring_physician_name",
+    0x00080201: "timezone_offset_from_utc",
     0x00081030: "study_description",
     0x0008103E: "series_description",
     0x00081090: "manufacturer_model_name",

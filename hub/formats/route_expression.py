@@ -12,7 +12,7 @@ from typing import Any
 
 from cel_expr_python import cel
 
-from hub.domain.routing import RuleFailed, Variables
+from hub.domain.routing import RuleFailedError, Variables
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class CelPredicate:
 
     def __call__(self, variables: Variables) -> bool:
         """Raises:
-        RuleFailed: the evaluation failed, or its value is no boolean.
+        RuleFailedError: the evaluation failed, or its value is no boolean.
         """
         value = self._program.eval(data=dict(variables))
         if value.type() == cel.Type.ERROR:
-            raise RuleFailed(f"{self.text}: {value.plain_value()}")
+            raise RuleFailedError(f"{self.text}: {value.plain_value()}")
         if value.type() != cel.Type.BOOL:
-            raise RuleFailed(f"{self.text}: is no true-or-false expression")
+            raise RuleFailedError(f"{self.text}: is no true-or-false expression")
         return bool(value.plain_value())
 
 
@@ -44,7 +44,7 @@ def compile_expression(text: str, *, names: tuple[str, ...]) -> CelPredicate:
     Raises:
         ValueError: the expression does not compile; the message says where.
     """
-    environment = cel.NewEnv(variables={name: cel.Type.DYN for name in names})
+    environment = cel.NewEnv(variables=dict.fromkeys(names, cel.Type.DYN))
     try:
         return CelPredicate(text, environment.compile(text))
     except RuntimeError as error:

@@ -44,8 +44,9 @@ _HEADER_FIELDS = (
     "pixel_spacing",
     "slice_thickness",
     "frame_of_reference_uid",
+    "warnings",
 )
-_TUPLES = ("image_position_patient", "image_orientation_patient", "pixel_spacing")
+_TUPLES = ("warnings", "image_position_patient", "image_orientation_patient", "pixel_spacing")
 
 
 def known_digests(connection: sa.Connection, sop_instance_uid: str) -> set[str]:

@@ -67,9 +67,7 @@ def phantom(
     return PhantomFiles(made.study_instance_uid, tuple(files), made.truth)
 
 
-def changed(
-    study: StudyFiles | Iterable[Path], folder: Path, change: Change
-) -> tuple[Path, ...]:
+def changed(study: StudyFiles | Iterable[Path], folder: Path, change: Change) -> tuple[Path, ...]:
     """Copies with another header. The pixel data stay byte for byte what they were."""
     folder.mkdir(parents=True)
     files = []

@@ -257,9 +257,7 @@ def _run(
     assert len(killed) >= 3, f"only {killed} were killed: the test proves too little"
     if lose_one:
         hub.kill("worker-2")  # for good
-    _wait_until(
-        lambda: _settled(hub.database, studies), 60 + 3 * studies, lambda: _situation(hub)
-    )
+    _wait_until(lambda: _settled(hub.database, studies), 60 + 3 * studies, lambda: _situation(hub))
     assert len(modality.acknowledged) == studies * SLICES
     _check_nothing_lost(hub, modality)
     _check_one_report_each(orthanc, fhir_server, studies)

@@ -300,7 +300,9 @@ def test_an_abdomen_is_not_assessable_in_the_report_for_people(delivered: Delive
 
 def _measurements(item: Dataset) -> set[str]:
     """Which of the model's measurements stand in a report, at any depth."""
-    code = str(item.ConceptNameCodeSequence[0].CodeValue) if "ConceptNameCodeSequence" in item else ""
+    code = (
+        str(item.ConceptNameCodeSequence[0].CodeValue) if "ConceptNameCodeSequence" in item else ""
+    )
     own = {code} & MEASUREMENTS if item.ValueType == "NUM" else set()
     return own.union(*(_measurements(child) for child in item.get("ContentSequence", [])))
 

@@ -115,13 +115,18 @@ def _job(number: int, *, partition: str = "p", priority: int = 5, delay: float =
     )
 
 
+def _enqueue_and_fail(database: Database, jobs: JobQueue) -> None:
+    with database.write() as connection:
+        jobs.enqueue(connection, _job(1))
+        raise ZeroDivisionError
+
+
 def test_a_job_runs_if_and_only_if_its_transaction_commits(
     database: Database, workers: Workers
 ) -> None:
     jobs = JobQueue(database.url)
-    with pytest.raises(ZeroDivisionError), database.write() as connection:
-        jobs.enqueue(connection, _job(1))
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        _enqueue_and_fail(database, jobs)
     with database.write() as connection:
         jobs.enqueue(connection, _job(2))
         jobs.enqueue(connection, _job(2))
@@ -143,9 +148,9 @@ def test_urgent_work_overtakes_and_a_line_has_its_limit(
     workers.wait_for("end 3 w")
     notes = workers.notes()[1:]
     assert notes[0] == "start 99 w"
-    assert all(
-        notes[i].replace("start", "end") == notes[i + 1] for i in range(0, len(notes), 2)
-    ), "two jobs of one line ran at once"
+    assert all(notes[i].replace("start", "end") == notes[i + 1] for i in range(0, len(notes), 2)), (
+        "two jobs of one line ran at once"
+    )
 
 
 def test_a_delayed_job_waits(database: Database, workers: Workers) -> None:

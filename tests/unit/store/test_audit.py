@@ -26,6 +26,12 @@ def _fill(database: Database, rows: int) -> None:
             )
 
 
+def _append_and_fail(database: Database, event: AuditEvent) -> None:
+    with database.write() as connection:
+        audit.append(connection, event)
+        raise ZeroDivisionError
+
+
 def _without_guards(connection: sa.Connection) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("DROP TRIGGER audit_log_no_update")
@@ -48,8 +54,10 @@ def test_an_untouched_log_proves_itself(database: Database) -> None:
         ("DELETE FROM audit_log WHERE sequence = 7", 8),
         ("DELETE FROM audit_log WHERE sequence = 20", 20),
         (
-            "INSERT INTO audit_log SELECT 21, at, actor, action, entity, outcome, detail,"
-            " study_instance_uid, previous_hash, hash FROM audit_log WHERE sequence = 20",
+            (
+                "INSERT INTO audit_log SELECT 21, at, actor, action, entity, outcome, detail,"
+                " study_instance_uid, previous_hash, hash FROM audit_log WHERE sequence = 20"
+            ),
             21,
         ),
         (
@@ -79,7 +87,10 @@ def test_a_rehashed_row_still_breaks_the_chain(database: Database) -> None:
     with database.write() as connection:
         _without_guards(connection)
         connection.execute(
-            sa.text("UPDATE audit_log SET actor='x', action='y', entity='z', detail='{}', hash=:h WHERE sequence=3"),
+            sa.text(
+                "UPDATE audit_log SET actor = 'x', action = 'y', entity = 'z', detail = '{}',"
+                " hash = :h WHERE sequence = 3"
+            ),
             {"h": forged.hash},
         )
     _, broken = audit.verify(database)
@@ -97,12 +108,9 @@ def test_the_database_itself_refuses_changes(database: Database) -> None:
 
 def test_a_rolled_back_transaction_leaves_no_row(database: Database) -> None:
     _fill(database, 1)
-    with pytest.raises(ZeroDivisionError), database.write() as connection:
-        audit.append(
-            connection,
-            AuditEvent(at=datetime(2026, 1, 1, tzinfo=UTC), actor="a", action="b", entity="c"),
-        )
-        raise ZeroDivisionError
+    event = AuditEvent(at=datetime(2026, 1, 1, tzinfo=UTC), actor="a", action="b", entity="c")
+    with pytest.raises(ZeroDivisionError):
+        _append_and_fail(database, event)
     assert audit.verify(database) == (1, None)
 
 

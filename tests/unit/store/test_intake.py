@@ -104,7 +104,10 @@ def test_other_bytes_under_a_known_uid_are_kept_and_flagged_and_not_used(
     reception = intake.open(SENDER)
     (one,) = _objects(1)
     changed = ReceivedObject(
-        one.sop_class_uid, one.sop_instance_uid, one.transfer_syntax_uid, one.data_set[:-2] + b"\1\1"
+        one.sop_class_uid,
+        one.sop_instance_uid,
+        one.transfer_syntax_uid,
+        one.data_set[:-2] + b"\1\1",
     )
     reception.store(one)
     assert reception.store(changed) is StoredAs.CONFLICT
