@@ -335,7 +335,11 @@ class Worker:
         return {f"adapter:{kind}": adapter.health() for kind, adapter in self.adapters.items()}
 
     def stop(self) -> None:
-        """Let running jobs end for a while; the rest is taken over later."""
+        """Let running jobs end for a while.
+
+        The worker stays on the list of those who hold work: whoever starts next takes over what
+        it could not finish.
+        """
         self._stopping.set()
         for loop in self._loops:
             loop.stop()

@@ -34,6 +34,7 @@ from hub.store.intake import StudyIntake, adopt_open_associations
 from hub.store.workers import ProcessIdentity
 
 FIRST_DELAY, MAX_DELAY = 0.5, 30.0
+_PARENT, _PARENT_SECONDS = "CAIDX_PARENT_PID", 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -257,6 +258,21 @@ class Takeover:
             log.warning("receiver.taken-over", executor_id=process.executor_id, transfers=transfers)
 
 
+def end_with_parent() -> None:
+    """A role that ``caidx serve`` started ends when that process dies, however it dies: nobody
+    else would start it again, and it would hold its ports."""
+    parent = os.environ.get(_PARENT)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(_PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 @dataclass(slots=True)
 class RoleProcesses:
     """The child processes of ``caidx serve``: one per role, started again when they die."""
@@ -281,7 +297,8 @@ class RoleProcesses:
         self._end()
 
     def _start(self, role: str) -> None:
-        self._children[role] = subprocess.Popen(list(self.commands[role]))
+        environment = os.environ | {_PARENT: str(os.getpid())}
+        self._children[role] = subprocess.Popen(list(self.commands[role]), env=environment)
         self._started[role] = time.monotonic()
 
     def _restart(self, role: str, returncode: int) -> None:

@@ -19,6 +19,7 @@ from hub.cli.session import Session, session_of
 from hub.config import CONFIG_VARIABLE
 from hub.errors import CaidxError, TransientError
 from hub.log import configure_logging
+from hub.supervisor import end_with_parent
 
 WEB_APPLICATION = "hub.web.app:create_from_environment"
 

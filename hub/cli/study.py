@@ -87,7 +87,7 @@ def finding_cells(finding: Mapping[str, Any]) -> tuple[str, str]:
     """(what, how much) of a finding as the results table keeps it."""
     meaning = str(finding["code"]["code_meaning"])
     if finding.get("value") is not None:
-        unit = finding["unit"]["code_value"]
+        unit = finding["unit"]["code_meaning"]
         return meaning, f"{finding['value']:g} {unit}"
     if finding.get("coded_value") is not None:
         return meaning, str(finding["coded_value"]["code_meaning"])

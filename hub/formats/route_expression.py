@@ -26,7 +26,10 @@ class CelPredicate:
         """Raises:
         RuleFailedError: the evaluation failed, or its value is no boolean.
         """
-        value = self._program.eval(data=dict(variables))
+        try:
+            value = self._program.eval(data=dict(variables))
+        except RuntimeError as error:  # the evaluation budget is used up
+            raise RuleFailedError(f"{self.text}: {error}") from error
         if value.type() == cel.Type.ERROR:
             raise RuleFailedError(f"{self.text}: {value.plain_value()}")
         if value.type() != cel.Type.BOOL:
