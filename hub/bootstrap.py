@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from hub.config import BUILTIN, ModelSettings, Settings
+from hub.config import BUILTIN, ModelSettings, Settings, model_id_of
 from hub.domain.delivery import DocumentKind, RetryPolicy
 from hub.domain.routing import Route
 from hub.durable import Engine, JobQueue, Queue, migrate_engine
@@ -187,7 +187,7 @@ def load_registry(hub: Hub, adapters: Mapping[str, ModelAdapter]) -> Registry:
     models: dict[str, RunningModel] = {}
     broken: dict[str, str] = {}
     for entry in hub.settings.models:
-        model_id = entry.package.removeprefix(BUILTIN)
+        model_id = model_id_of(entry.package) or entry.package
         try:
             package = package_of(entry, hub.components)
             model_id = package.card.id

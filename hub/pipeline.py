@@ -147,7 +147,7 @@ class Pipeline:
     def _decide(self, route: Route, study: Study) -> Decision:
         """The route's answer; a match whose model cannot run is an error, not a silence."""
         decision = match(route, study)
-        reason = self.registry.broken_models.get(route.model)
+        reason = self.registry.why_not(route.model)
         if isinstance(decision, Match) and reason is not None:
             return RuleError(route.name, (f"model {route.model} cannot run: {reason}",))
         return decision

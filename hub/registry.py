@@ -78,10 +78,16 @@ class Registry:
         """Raises:
         RejectedError: it is not configured here, or cannot run; the message says why.
         """
-        if model_id not in self.models:
-            reason = self.broken_models.get(model_id, "it is not configured")
+        reason = self.why_not(model_id)
+        if reason is not None:
             raise RejectedError(f"model {model_id} cannot run: {reason}")
         return self.models[model_id]
+
+    def why_not(self, model_id: str) -> str | None:
+        """Why a model cannot run; None when it can."""
+        if model_id in self.models:
+            return None
+        return self.broken_models.get(model_id, "it is not configured")
 
     def destination(self, name: str) -> RunningDestination:
         """Raises:

@@ -53,6 +53,7 @@ def serve(
     session = session_of(context)
     settings = session.settings
     configure_logging(settings.log.level, settings.log.format)
+    end_with_parent()
     try:
         with closing(open_hub(settings, session.components)) as hub:
             hub.migrate()

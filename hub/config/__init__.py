@@ -10,6 +10,7 @@ which the caller brings (``Components``): this package knows none of them.
 
 from __future__ import annotations
 
+from hub.config.cross_checks import model_id_of
 from hub.config.file_model import Components
 from hub.config.loading import (
     DEFAULT_FILE,
@@ -58,6 +59,7 @@ __all__ = [
     "WorkerSettings",
     "default_settings",
     "load_settings",
+    "model_id_of",
     "read_settings",
     "settings_schema",
 ]

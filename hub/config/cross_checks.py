@@ -39,10 +39,11 @@ def _duplicates(names: list[str], section: str, document: YamlDocument) -> Itera
 
 def _model_ids(settings: Settings) -> list[str]:
     """The ``id`` of each configured model; empty where its manifest does not tell one."""
-    return [_model_id(model.package) for model in settings.models]
+    return [model_id_of(model.package) for model in settings.models]
 
 
-def _model_id(package: str) -> str:
+def model_id_of(package: str) -> str:
+    """The ``id`` in a package's manifest, which may be wrong in all else; empty without one."""
     if package.startswith(BUILTIN):
         return package.removeprefix(BUILTIN)
     manifest = Path(package) / _MANIFEST
