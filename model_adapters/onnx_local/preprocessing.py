@@ -119,8 +119,10 @@ def rescale(data: Data, step: Rescale) -> Data:
     values = np.empty(data.array.shape, np.float32)
     planes = zip(_planes(values), _planes(data.array), strict=True)
     for index, (plane, stored) in enumerate(planes):
-        np.multiply(stored, np.float32(source.rescale.slope[index]), out=plane)
-        np.add(plane, np.float32(source.rescale.intercept[index]), out=plane)
+        slope = np.float32(source.rescale.slope[index])
+        if slope != 1:  # as in most CT: one pass over the memory is enough
+            stored = np.multiply(stored, slope, out=plane)  # noqa: PLW2901
+        np.add(stored, np.float32(source.rescale.intercept[index]), out=plane)
     return replace(data, array=values, is_rescaled=True)
 
 

@@ -15,12 +15,14 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
+from pynetdicom import AE
 
 from hub.domain.identity import PatientIdentity, derived_uid
 from hub.store.overview import StudyTimeline
 from tests.acceptance.models import densities, not_a_number
-from tests.acceptance.raw_store import raw_store
+from tests.acceptance.raw_store import CT_IMAGE_STORAGE, raw_store
 from tests.acceptance.studies import (
+    ABDOMEN,
     CT_SMALL,
     HEAD,
     StudyFiles,
@@ -176,7 +178,7 @@ def test_an_object_without_a_uid_is_refused(site: Site, keyword: str, how: str) 
 
 
 def test_real_files_that_came_without_uids_are_refused(site: Site, shared_data: Path) -> None:
-    file = sorted((shared_data / "dicom/ct-abdomen-totalsegmentator/example_ct_dicom").iterdir())[0]
+    file = min((shared_data / ABDOMEN).iterdir())
     data_set = pydicom.dcmread(file, stop_before_pixels=True)
     status, _ = refused(site, encoded(data_set), "1.2.3.4")
     assert status in (CANNOT_UNDERSTAND, DOES_NOT_MATCH)
@@ -381,36 +383,39 @@ def test_an_unknown_field_in_a_manifest_is_named_with_its_line(site: Site) -> No
     assert f"{manifest}:{line}: colour:" in done.stderr.replace("\n", "")
 
 
-@pytest.mark.parametrize(
-    ("section", "text", "where"),
-    [
-        ("the file", "colour: blue\n", "colour"),
-        (
-            "a route",
-            "routes:\n  - {name: a, when: 'true', model: lung-density, colour: b}\n",
-            "routes.0.colour",
-        ),
-        ("a source", "sources:\n  - {name: a, kind: dicom, colour: b}\n", "sources.0.colour"),
-        (
-            "a destination",
-            "destinations:\n  - {name: a, kind: folder, folder: x, colour: b}\n",
-            "destinations.0.colour",
-        ),
-        ("an adapter", "adapters:\n  onnx_local: {colour: b}\n", "adapters.onnx_local.colour"),
-        (
-            "a model",
-            "models:\n  - {package: 'builtin:lung-density', colour: b}\n",
-            "models.0.colour",
-        ),
-    ],
-)
-def test_the_hub_does_not_start_with_an_unknown_field(
-    tmp_path: Path, site: Site, section: str, text: str, where: str
+UNKNOWN_FIELDS = """\
+colour: blue
+sources:
+  - {name: a, kind: dicom, colour: b}
+destinations:
+  - {name: a, kind: folder, folder: x, colour: b}
+models:
+  - {package: 'builtin:lung-density', colour: b}
+adapters:
+  onnx_local: {colour: b}
+routes:
+  - {name: a, when: 'true', model: lung-density, colour: b}
+web: {colour: b}
+"""
+
+
+@pytest.mark.parametrize("command", [["config", "check"], ["serve"]])
+def test_an_unknown_field_in_any_section_is_named_and_nothing_starts(
+    tmp_path: Path, site: Site, command: list[str]
 ) -> None:
     file = tmp_path / "caidx.yaml"
-    file.write_text(f"data: {tmp_path / 'var'}\n{text}")
-    line = 2 if text.count("\n") == 1 else 3
-    for arguments in (["config", "check"], ["serve"]):
-        done = site.hub.caidx("--config", str(file), *arguments, check=False)
-        assert done.returncode == 2, done.stderr
-        assert f"{file}:{line}: {where}:" in done.stderr.replace("\n", "")
+    file.write_text(f"data: {tmp_path / 'var'}\n{UNKNOWN_FIELDS}")
+    done = site.hub.caidx("--config", str(file), *command, check=False)
+    assert done.returncode == 2, done.stderr
+    told = done.stderr.replace("\n", "")
+    for line, where in {
+        2: "colour",
+        4: "sources.0.colour",
+        6: "destinations.0.colour",
+        8: "models.0.colour",
+        10: "adapters.onnx_local.colour",
+        12: "routes.0.colour",
+        13: "web.colour",
+    }.items():
+        assert f"{file}:{line}: {where}:" in told
+    assert not (tmp_path / "var").exists()

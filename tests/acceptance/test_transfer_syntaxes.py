@@ -122,7 +122,7 @@ def test_eight_bits_give_numbers_as_coarse_as_their_steps(answered: Answered) ->
     }
 
 
-@pytest.mark.parametrize("uid", (*LOSSLESS, *LOSSY, EIGHT_BIT))
+@pytest.mark.parametrize("uid", [*LOSSLESS, *LOSSY, EIGHT_BIT])
 def test_the_slice_shows_too_little_lung_in_every_transfer_syntax(
     answered: Answered, uid: str
 ) -> None:

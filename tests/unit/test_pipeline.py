@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from hub.domain.coding import Code
-from hub.domain.delivery import DocumentKind, Receipt, RetryPolicy
+from hub.domain.delivery import Document, DocumentKind, Receipt, RetryPolicy
 from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest, InferenceResult, ModelKey, Outcome, Priority
 from hub.domain.model_card import ModelCard, VolumeInput
@@ -33,6 +33,7 @@ from hub.store.journal import Journal
 from hub.store.objects import SegmentStore
 from hub.store.request_ledger import RequestLedger
 from hub.store.schema import alerts, requests, results, route_decisions
+from hub.store.schema import deliveries as deliveries_table
 from tests.builders import model_card
 from tests.fakes import FakeAdapter, FakeDestination, FrozenClock, RecordingJobs
 
@@ -328,6 +329,45 @@ def test_an_answer_that_belongs_to_somebody_else_is_quarantined(bench: Bench, wh
     assert bench.column(requests.c.state) == ["quarantined"]
     assert bench.column(alerts.c.kind) == ["inference.quarantined"]
     assert bench.destinations["pacs"].delivered == []
+
+
+def test_a_foreign_answer_is_quarantined_even_where_nothing_would_be_sent(bench: Bench) -> None:
+    bench.pipeline = replace(bench.pipeline, routes=(_route(mode=RouteMode.SHADOW),))
+    bench.adapter.answers = [lambda r: replace(_finding(r), request_id="0")]
+    bench.receive()
+    bench.finish()
+    assert bench.column(requests.c.state) == ["quarantined"]
+    assert bench.column(results.c.outcome) == []
+
+
+def test_two_workers_with_the_same_request_record_one_answer(bench: Bench) -> None:
+    def while_another_worker_answers(request: InferenceRequest) -> InferenceResult:
+        bench.adapter.answers = [_finding]
+        bench.pipeline.run_request(request.request_id)  # it was thought dead, and was not
+        return _finding(request)
+
+    bench.adapter.answers = [while_another_worker_answers]
+    bench.receive()
+    bench.finish()
+    assert bench.actions().count("inference.finished") == 1
+    assert len(bench.destinations["ehr"].delivered) == 1
+
+
+def test_two_workers_with_the_same_delivery_record_it_once(bench: Bench) -> None:
+    def while_another_worker_delivers(document: Document) -> Receipt:
+        bench.destinations["ehr"].answers = [Receipt("ok")]
+        with bench.pipeline.database.read() as connection:
+            query = sa.select(deliveries_table.c.delivery_id).where(
+                deliveries_table.c.document_id == document.document_id
+            )
+            bench.pipeline.run_delivery(connection.execute(query).scalar_one())
+        raise TransientError("this worker lost the connection")
+
+    bench.destinations["ehr"].answers = [while_another_worker_delivers]
+    bench.receive()
+    bench.finish()
+    assert bench.actions().count("delivery.delivered") == 2  # one for each destination
+    assert "delivery.retrying" not in bench.actions()
 
 
 def test_a_request_keeps_the_model_that_it_was_pinned_to(bench: Bench) -> None:

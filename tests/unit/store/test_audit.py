@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from hub.domain.audit import AuditEvent
 from hub.store import audit
 from hub.store.database import Database
+from hub.store.schema import audit_log
 
 
 def _fill(database: Database, rows: int) -> None:
@@ -93,6 +94,19 @@ def test_a_rehashed_row_still_breaks_the_chain(database: Database) -> None:
             ),
             {"h": forged.hash},
         )
+    _, broken = audit.verify(database)
+    assert broken is not None
+    assert broken.sequence == 4
+
+
+def test_a_well_made_row_behind_the_head_is_found(database: Database) -> None:
+    _fill(database, 3)
+    (last,) = audit.latest(database, 1)
+    event = AuditEvent(at=last.at, actor="a", action="b", entity="c")
+    first = event.chained(4, last.hash)
+    with database.write() as connection:
+        for forged in (first, event.chained(5, first.hash)):
+            connection.execute(sa.insert(audit_log).values(**audit._row(forged)))
     _, broken = audit.verify(database)
     assert broken is not None
     assert broken.sequence == 4

@@ -66,6 +66,10 @@ def _due(database: Database, clock: FrozenClock) -> list[StudyKey]:
         return studies.due(connection, clock.now(), 10)
 
 
+def _bytes_on_disk(intake: StudyIntake) -> int:
+    return sum(path.stat().st_size for path in intake.objects.root.rglob("*") if path.is_file())
+
+
 def _alerts(database: Database) -> list[str]:
     with database.read() as connection:
         return list(connection.execute(sa.select(alerts.c.message)).scalars())
@@ -92,8 +96,10 @@ def test_the_same_object_again_is_stored_once(intake: StudyIntake, database: Dat
     first, second = intake.open(SENDER), intake.open(SENDER)
     (one,) = _objects(1)
     assert first.store(one) is StoredAs.NEW
+    written = _bytes_on_disk(intake)
     assert first.store(one) is StoredAs.DUPLICATE
     assert second.store(one) is StoredAs.DUPLICATE
+    assert _bytes_on_disk(intake) == written
     with database.read() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM instances")).scalar() == 1
 
