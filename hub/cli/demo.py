@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -294,7 +296,8 @@ def _word(passed: bool) -> str:  # noqa: FBT001 - the question is the value
 
 
 def _tell_what_next(session: Session, place: DemoHub, cases: Sequence[Case]) -> None:
-    caidx = f"caidx -c {place.config_file}"
+    program = "caidx" if shutil.which("caidx") else sys.argv[0]  # as the person can type it
+    caidx = f"{program} -c {place.config_file}"
     out = session.out
     out.print()
     out.print("where to look next")
