@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hub.cli import audit, config, delivery, demo, doctor, model, request, send, serve, study
+from hub.cli import alert, audit, config, delivery, demo, doctor, model, request, send, serve, study
 from hub.cli.session import Session, make_console
 from hub.config import CONFIG_VARIABLE, DEFAULT_FILE
 from hub.errors import CaidxError, ConfigError
@@ -30,6 +30,7 @@ app.command("send")(send.send)
 app.add_typer(study.app, name="study")
 app.add_typer(request.app, name="request")
 app.add_typer(delivery.app, name="delivery")
+app.add_typer(alert.app, name="alert")
 app.add_typer(model.app, name="model")
 app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")

@@ -1,19 +1,41 @@
-"""The examples in the documents are true: each one is read by the code that it explains."""
+"""What the documents say is true: examples are read by the code that they explain, and the names
+of commands, audit actions, metrics and addresses are those that the code has."""
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
+from starlette.routing import BaseRoute, Match
+from typer.core import TyperGroup, TyperOption
 
+from hub.cli.app import app
 from hub.config import load_settings
 from hub.formats.model_manifest import read_manifest
 from hub.registry import discover
+from hub.store.database import open_database, sqlite_url
+from hub.store.results import RequestState
+from hub.web.app import create_app
+from hub.web.context import WebContext
+from hub.web.metrics import HubCollector
+from tests.unit.seeded import FixedClock, seeded_database
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```yaml\n(?P<text># (?P<kind>\S+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
-DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+COMMENTED = re.compile(r"^# +(caidx .*)$", re.MULTILINE)
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
+CONFIGURATIONS = sorted((REPOSITORY / "deploy").glob("*.yaml"))
+GUIDE = REPOSITORY / "docs" / "operator-guide.md"
+
+
+# --- examples -----------------------------------------------------------------------------
 
 
 def examples(kind: str) -> list[tuple[str, str]]:
@@ -43,3 +65,208 @@ def test_a_configuration_in_a_document_is_valid(
 def test_the_documents_hold_examples_of_both() -> None:
     assert examples("model.yaml")
     assert examples("caidx.yaml")
+
+
+# --- commands -----------------------------------------------------------------------------
+
+
+def spans(path: Path) -> list[str]:
+    """What stands between backticks, outside of blocks."""
+    return SPAN.findall(BLOCK.sub("", path.read_text(encoding="utf-8")))
+
+
+def command_lines(path: Path) -> Iterator[str]:
+    """Every call of ``caidx`` that a document shows."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".yaml":
+        yield from COMMENTED.findall(text)
+        return
+    lines = [line for block in BLOCK.findall(text) for line in block.splitlines()]
+    for line in [*lines, *SPAN.findall(BLOCK.sub("", text))]:
+        command = line.strip().partition(" #")[0].strip()
+        if command.partition(" ")[0].rpartition("/")[2] == "caidx" and " " in command:
+            yield command
+
+
+def wrong_in(line: str) -> str:
+    """What the command line does not know of ``line``; empty when it knows everything."""
+    command = typer.main.get_command(app)
+    words = shlex.split(line)[1:]
+    while words:
+        word = words.pop(0)
+        if word.startswith("-"):
+            options = {name: p for p in command.params for name in (*p.opts, *p.secondary_opts)}
+            option = options.get(word.partition("=")[0])
+            if option is None:
+                return f"{command.name} has no option {word}"
+            if isinstance(option, TyperOption) and not option.is_flag and "=" not in word:
+                words = words[1:]
+        elif isinstance(command, TyperGroup):
+            if word not in command.commands:
+                return f"{command.name} has no command {word}"
+            command = command.commands[word]
+    return ""
+
+
+def leaves(command: object, *names: str) -> Iterator[str]:
+    if isinstance(command, TyperGroup):
+        for name, inner in command.commands.items():
+            yield from leaves(inner, *names, name)
+    else:
+        yield " ".join(names)
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *CONFIGURATIONS], ids=lambda path: path.name)
+def test_every_command_in_a_document_exists(path: Path) -> None:
+    assert {line: wrong for line in command_lines(path) if (wrong := wrong_in(line))} == {}
+
+
+def test_every_command_is_in_the_operator_guide() -> None:
+    shown = [" ".join(shlex.split(line)[1:]) for line in command_lines(GUIDE)]
+    commands = set(leaves(typer.main.get_command(app)))
+    assert [
+        c for c in sorted(commands) if not any(f"{s} ".startswith(f"{c} ") for s in shown)
+    ] == []
+
+
+def test_a_command_or_option_that_is_not_there_is_found() -> None:
+    assert wrong_in("caidx study lost") == "study has no command lost"
+    assert wrong_in("caidx -c file.yaml delivery retry --every") == "retry has no option --every"
+    assert wrong_in("/opt/caidx/bin/caidx delivery retry --destination pacs") == ""
+
+
+# --- audit actions -------------------------------------------------------------------------
+
+
+class RecordedActions:
+    """The actions that the code records, read from its calls.
+
+    A function that takes an ``action`` records it, or hands it to another one that does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.actions: set[str] = set()
+        self.unread: list[str] = []
+        trees = {path: ast.parse(path.read_text("utf-8")) for path in sorted(folder.rglob("*.py"))}
+        self._functions = [
+            node
+            for tree in trees.values()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef)
+        ]
+        self._calls = [
+            node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Call)
+        ]
+        recorders = {(f.name, place) for f in self._functions for place in self._place(f, "action")}
+        for name, place in sorted(recorders):
+            for argument in self._arguments(name, place, "action"):
+                self._read(argument)
+
+    @staticmethod
+    def _place(function: ast.FunctionDef, parameter: str) -> Iterator[int]:
+        names = [argument.arg for argument in function.args.args]
+        if parameter in names:
+            yield names.index(parameter) - (names[0] == "self")
+
+    def _arguments(self, function: str, place: int, parameter: str) -> Iterator[ast.expr]:
+        for call in self._calls:
+            called = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            if called == function:
+                yield from call.args[place : place + 1]
+                yield from (k.value for k in call.keywords if k.arg == parameter)
+
+    def _read(self, argument: ast.expr) -> None:
+        match argument:
+            case ast.Constant(value=str(action)):
+                self.actions.add(action)
+            case ast.Name(id="action"):
+                pass  # handed on
+            case ast.JoinedStr(
+                values=[
+                    ast.Constant(value=str(prefix)),
+                    ast.FormattedValue(value=ast.Attribute(ast.Name(id=parameter), "value")),
+                ]
+            ):
+                states = self._states_given_to(parameter, around=argument)
+                self.actions |= {f"{prefix}{state.value}" for state in states}
+            case _:
+                self.unread.append(ast.unparse(argument))
+
+    def _states_given_to(self, parameter: str, *, around: ast.expr) -> Iterator[RequestState]:
+        """The states that the code gives to a parameter of the function around an expression."""
+        function = next(f for f in self._functions if around in ast.walk(f))
+        for place in self._place(function, parameter):
+            for argument in self._arguments(function.name, place, parameter):
+                match argument:
+                    case ast.Attribute(ast.Name(id="RequestState"), name):
+                        yield RequestState[name]
+                    case ast.Name(id=name):  # handed on
+                        yield from self._states_given_to(name, around=argument)
+
+
+def recorded_actions() -> set[str]:
+    found = RecordedActions(REPOSITORY / "hub")
+    assert found.unread == []
+    return found.actions
+
+
+def documented_actions() -> set[str]:
+    table = GUIDE.read_text(encoding="utf-8").partition("| action | says |\n")[2]
+    rows = table.partition("\n\n")[0].splitlines()[1:]
+    return {action for row in rows for action in SPAN.findall(row.split("|")[1])}
+
+
+def test_the_actions_of_the_code_are_found() -> None:
+    assert {"study.received", "delivery.resent", "inference.failed"} <= recorded_actions()
+
+
+def test_every_documented_audit_action_is_recorded() -> None:
+    assert documented_actions() - recorded_actions() == set()
+
+
+def test_every_recorded_audit_action_is_documented() -> None:
+    assert recorded_actions() - documented_actions() == set()
+
+
+# --- metrics and addresses ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebContext]:
+    database = seeded_database(tmp_path_factory.mktemp("documents"))
+    yield WebContext(database, (), FixedClock(), "1.2.3", heartbeat_seconds=2.0)
+    database.close()
+
+
+def documented_metrics(path: Path) -> set[str]:
+    return {name for span in spans(path) for name in re.findall(r"^caidx_[a-z_]+", span)}
+
+
+def test_every_documented_metric_exists(context: WebContext) -> None:
+    metrics = {metric.name for metric in HubCollector(context).collect()}
+    unknown = {path.name: documented_metrics(path) - metrics for path in DOCUMENTS}
+    assert {name: names for name, names in unknown.items() if names} == {}
+
+
+def test_every_metric_is_in_the_operator_guide_with_its_labels(context: WebContext) -> None:
+    rows = re.findall(r"^\| `(caidx_[a-z_]+)` \|([^|]*)\|", GUIDE.read_text("utf-8"), re.MULTILINE)
+    documented = {name: set(SPAN.findall(labels)) for name, labels in rows}
+    found = {
+        metric.name: {label for sample in metric.samples for label in sample.labels}
+        for metric in HubCollector(context).collect()
+    }
+    assert documented == found
+
+
+def test_every_address_in_the_operator_guide_exists(tmp_path: Path) -> None:
+    database = open_database(sqlite_url(tmp_path / "none.sqlite"))
+    web = create_app(WebContext(database, (), FixedClock(), "1.2.3", heartbeat_seconds=2.0))
+    paths = [s for s in spans(GUIDE) if re.match(r"/(health|metrics|api)\b", s)]
+    assert paths
+    assert [path for path in paths if not any(_leads(r, path) for r in web.routes)] == []
+    database.close()
+
+
+def _leads(route: BaseRoute, path: str) -> bool:
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+    return route.matches(scope)[0] is Match.FULL

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from hub.web.api import audit, deliveries, models, requests, studies
+from hub.web.api import alerts, audit, deliveries, models, requests, studies
 
 router = APIRouter(prefix="/api/v1")
-for part in (studies, requests, deliveries, audit, models):
+for part in (studies, requests, deliveries, alerts, audit, models):
     router.include_router(part.router)
 
 __all__ = ["router"]

@@ -163,6 +163,8 @@ def test_requests_and_deliveries_can_be_narrowed_by_state(seeded: Caidx) -> None
     dead = seeded.json("delivery", "list", "--state", "dead")
     assert [item["delivery_id"] for item in dead["items"]] == [DEAD]
     seeded("delivery", "list", "--state", "lost", status=2)
+    (alert,) = seeded.json("alert", "list")["items"]
+    assert alert["kind"] == "delivery.dead"
 
 
 def test_dead_letters_are_sent_again_in_the_name_of_the_user(seeded: Caidx) -> None:

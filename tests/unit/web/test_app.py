@@ -135,6 +135,8 @@ def test_lists_can_be_narrowed_by_state(client: TestClient) -> None:
     assert client.get("/api/v1/results", params={"outcome": "assessed"}).json()["total"] == 1
     dead = client.get("/api/v1/deliveries", params={"state": "dead"}).json()
     assert [delivery["delivery_id"] for delivery in dead["items"]] == [DEAD]
+    (alert,) = client.get("/api/v1/alerts").json()["items"]
+    assert alert["entity"] == f"delivery:{DEAD}"
 
 
 def test_the_timeline_says_why_ai_was_or_was_not_run(client: TestClient) -> None:
@@ -174,7 +176,15 @@ def test_models_are_listed_and_shown_whole(client: TestClient) -> None:
 
 
 def test_no_answer_holds_the_patient(client: TestClient) -> None:
-    paths = ["studies", f"studies/{ASSESSED}", "requests", "results", "deliveries", "audit"]
+    paths = [
+        "studies",
+        f"studies/{ASSESSED}",
+        "requests",
+        "results",
+        "deliveries",
+        "alerts",
+        "audit",
+    ]
     everything = "".join(client.get(f"/api/v1/{path}").text for path in paths)
     everything += client.get("/metrics").text
     assert "CAIDX-4711" not in everything
@@ -182,7 +192,7 @@ def test_no_answer_holds_the_patient(client: TestClient) -> None:
 
 def test_everything_is_in_the_openapi_document_and_only_reads(client: TestClient) -> None:
     paths = client.get("/api/openapi.json").json()["paths"]
-    assert len(paths) == 11
+    assert len(paths) == 12
     assert {method for path in paths.values() for method in path} == {"get"}
 
 
