@@ -262,6 +262,7 @@ class Receiver:
         interval = self.hub.settings.workers.heartbeat_seconds
         self._loops = (
             Loop("heartbeat", lambda: self.takeover.beat(self.health()), interval),
+            Loop("ends", self.intake.record_ends, interval),
             Loop("takeover", lambda: self.takeover.take_over_transfers(self.intake), interval),
         )
         for loop in self._loops:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
@@ -30,6 +31,13 @@ _NO_LIMIT = 1_000_000
 
 Work = Callable[[str], None]
 """What a kind of job does with its argument; it records its own failures."""
+
+
+class LeftToRecoveryError(BaseException):
+    """Raised by a job that has to stop unfinished: the worker that takes over runs it again.
+
+    No ``Exception``, because the engine takes each of those for the end of the job.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,7 @@ class Engine:
             DBOS.workflow(name=kind, max_recovery_attempts=_NO_LIMIT)(run)
         DBOS.listen_queues([])  # the threads that look for jobs are started below
         DBOS.launch()
+        _claim_in_turn(self._dbos._sys_db)  # noqa: SLF001 - see there
         for queue in queues:
             DBOS.register_queue(
                 queue.name,
@@ -150,6 +159,8 @@ class Engine:
         version is pinned, and a test holds it to this.
         """
         for queue in DBOS.list_queues():
+            if queue.name in self._bells:
+                continue
             bell = self._bells[queue.name] = _Bell()
             threading.Thread(
                 target=queue_worker_thread,
@@ -170,13 +181,48 @@ class Engine:
         The call is private in the engine (its public twin puts jobs into another queue and so
         escapes their limits); the engine's version is pinned, and a test holds it to this.
         """
+        self._look_for_jobs()  # in queues that only the dead worker knew, too
         return len(self._dbos._recover_pending_workflows([executor_id]))  # noqa: SLF001
+
+    def holders(self) -> frozenset[str]:
+        """Executors of the jobs that have begun and not ended, dead ones too."""
+        begun = DBOS.list_workflows(
+            status="PENDING", app_version=WORKFLOW_VERSION, load_input=False, load_output=False
+        )
+        return frozenset(job.executor_id for job in begun if job.executor_id)
 
     def stop(self, timeout_seconds: int) -> None:
         """Let running jobs end for a while, then leave the rest to recovery."""
         for bell in self._bells.values():
             bell.set()
         DBOS.destroy(workflow_completion_timeout_sec=timeout_seconds)
+
+
+def _claim_in_turn(system_database: Any) -> None:
+    """Make counting the running jobs and claiming the next ones a single step on SQLite.
+
+    The engine relies on row locks for that, which SQLite has not got, and the driver begins a
+    transaction only at the first write: two workers would both count before either claims, and
+    together exceed a limit. Private in the engine; its version is pinned, and a test holds it
+    to this.
+    """
+    if system_database.engine.dialect.name != "sqlite":
+        return
+    claim, this_thread = system_database.start_queued_workflows, threading.local()
+
+    def begin(connection: sa.Connection) -> None:
+        if getattr(this_thread, "claims", False):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def claim_in_turn(*arguments: Any, **options: Any) -> Any:
+        this_thread.claims = True
+        try:
+            return claim(*arguments, **options)
+        finally:
+            this_thread.claims = False
+
+    sa.event.listen(system_database.engine, "begin", begin)
+    system_database.start_queued_workflows = claim_in_turn
 
 
 def migrate_engine(database_url: str) -> None:

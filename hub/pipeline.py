@@ -221,6 +221,8 @@ class Pipeline:
     def _inference_request(self, row: RequestRow) -> InferenceRequest:
         with self.database.read() as connection:
             study = instances.load_study(connection, row.study)
+        if study.problems:  # found after the study was routed
+            raise IntegrityError(f"the study is held back: {'; '.join(study.problems)}")
         series = study.with_series(row.series_instance_uids)
         return InferenceRequest(
             request_id=row.request_id,
@@ -287,9 +289,8 @@ class Pipeline:
         return replace(result, timings=(*result.timings, *timings)), made
 
     def _wanted(self, row: RequestRow) -> set[DocumentKind]:
-        wanted = {
-            kind for name in row.deliver_to for kind in self.registry.destination(name).documents
-        }
+        there = [name for name in row.deliver_to if name in self.registry.destinations]
+        wanted = {kind for name in there for kind in self.registry.destination(name).documents}
         if wanted & {DocumentKind.FHIR, DocumentKind.ENCAPSULATED_PDF}:
             wanted.add(DocumentKind.PDF)  # it is carried inside them
         return wanted
@@ -306,8 +307,13 @@ class Pipeline:
         with self.database.write() as connection:
             if not self.requests.finish(connection, row, request, result, stored):
                 return
-            for name in row.deliver_to if documents else ():
-                destination = self.registry.destination(name)
+            if row.shadow or result.outcome is Outcome.UNSUITABLE:
+                return
+            for name in row.deliver_to:
+                destination = self.registry.destinations.get(name)
+                if destination is None:
+                    self._alarm_no_destination(connection, row, name)
+                    continue
                 for kind in destination.documents:
                     if kind in documents:
                         self.deliveries.start(
@@ -317,6 +323,16 @@ class Pipeline:
                             destination=name,
                             queue=delivery_queue(destination.concurrency),
                         )
+
+    def _alarm_no_destination(self, connection: sa.Connection, row: RequestRow, name: str) -> None:
+        """A destination that was taken out of the configuration keeps nothing from the others."""
+        self.journal.alarm(
+            connection,
+            "delivery.no-destination",
+            f"request:{row.request_id}",
+            row.study.study_instance_uid,
+            reason=f"destination {name} is not configured any more; it gets no report",
+        )
 
     # --- 7. deliver ------------------------------------------------------------------------
 

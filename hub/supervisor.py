@@ -18,17 +18,17 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 import structlog
 
-from hub.durable import Engine
-from hub.errors import CaidxError, ConfigError, TransientError
+from hub.durable import Engine, LeftToRecoveryError
+from hub.errors import CaidxError, ConfigError, IntegrityError, TransientError
 from hub.ports import Clock, Health, HealthState, Source
-from hub.store import workers
+from hub.store import studies, workers
 from hub.store.database import Database
 from hub.store.intake import StudyIntake, adopt_open_associations
 from hub.store.workers import ProcessIdentity
@@ -95,6 +95,11 @@ def isolated(
 
     When the hub's own database is away the job waits and runs again (it is idempotent); any other
     fault is given to ``on_fault(argument, reason)``, which records it.
+
+    Raises:
+        LeftToRecoveryError: the process stops; whoever takes over runs the job again.
+        IntegrityError: even recording the fault failed; the engine keeps the job as an error,
+            with this message in its tables and not that of the fault.
     """
 
     def run(argument: str) -> None:
@@ -109,11 +114,12 @@ def isolated(
             except TransientError as error:
                 log.warning("job.waits", reason=str(error))
                 if stopping.wait(delay):
-                    raise  # left to recovery
+                    raise LeftToRecoveryError from None
                 delay = min(delay * 2, MAX_DELAY)
             except Exception as error:
                 if fault:
-                    raise  # even recording it failed: the engine keeps the job as an error
+                    message = f"{fault} could not be recorded: {fault_name(error)}"
+                    raise IntegrityError(message) from None
                 fault = fault_name(error)
                 log.error("job.fault", error=fault)  # noqa: TRY400 - a trace may show patient data
             else:
@@ -229,11 +235,15 @@ class Takeover:
         with self.database.write() as connection:
             workers.mark_gone(connection, self.process.executor_id, self.clock.now())
 
-    def dead(self, role: str) -> list[ProcessIdentity]:
-        """Processes of a role that died without leaving."""
+    def dead(self, role: str, holders: Collection[str] = ()) -> list[ProcessIdentity]:
+        """Processes of a role that died without leaving, or left while they held work.
+
+        ``holders`` are the executors that hold work: one that had been given up for dead may
+        have woken up, begun something, and died before its next sign of life.
+        """
         limit = self.clock.now() - self.silence
         with self.database.read() as connection:
-            present = workers.present(connection, role)
+            present = workers.present(connection, role, holders)
         return [
             process
             for process, seen_at in present
@@ -243,7 +253,7 @@ class Takeover:
 
     def take_over_jobs(self, engine: Engine) -> None:
         """Put the jobs of dead workers back into their queues."""
-        for process in self.dead("worker"):
+        for process in self.dead("worker", engine.holders()):
             jobs = engine.take_over(process.executor_id)
             with self.database.write() as connection:
                 workers.mark_gone(connection, process.executor_id, self.clock.now())
@@ -251,7 +261,9 @@ class Takeover:
 
     def take_over_transfers(self, intake: StudyIntake) -> None:
         """Close the transfers that dead receivers left open."""
-        for process in self.dead("receiver"):
+        with self.database.read() as connection:
+            holders = studies.receivers_with_open_associations(connection)
+        for process in self.dead("receiver", holders):
             transfers = adopt_open_associations(intake, process.executor_id)
             with self.database.write() as connection:
                 workers.mark_gone(connection, process.executor_id, self.clock.now())

@@ -110,7 +110,7 @@ class DicomSource:
         """Offer what this sender asks about, instead of copying 170 contexts per association."""
         asked = {str(item.abstract_syntax) for item in event.assoc.requestor.requested_contexts}
         for uid in sorted(asked - self._contexts.keys() - {str(Verification)}):
-            calling = str(event.assoc.requestor.ae_title).strip()
+            calling = str(event.assoc.requestor.primitive.calling_ae_title).strip()
             log.warning("dicom.context.refused", sop_class_uid=uid, calling_ae_title=calling)
         acceptor = event.assoc.acceptor
         offered = [self._contexts[uid] for uid in sorted(asked & self._contexts.keys())]

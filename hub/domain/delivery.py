@@ -95,13 +95,15 @@ class RetryPolicy:
     factor: float = 2.0
     max_delay: float = 600.0
     attempts: int = 10
+    longest_wait: float = 86400.0
+    """Seconds; a peer that asks for more is asked again all the same."""
 
     def delay_after(self, attempts: int, retry_after: float | None = None) -> float | None:
         """Seconds to wait after ``attempts`` failures, or None when it is a dead letter.
 
-        A peer's own ``retry_after`` is honoured when it is longer.
+        A peer's own ``retry_after`` is honoured when it is longer, up to ``longest_wait``.
         """
         if attempts >= self.attempts:
             return None
         delay = min(self.first_delay * self.factor ** (attempts - 1), self.max_delay)
-        return max(delay, retry_after or 0.0)
+        return max(delay, min(retry_after or 0.0, self.longest_wait))

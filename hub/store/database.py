@@ -106,7 +106,13 @@ def open_database(url: str, *, pool_size: int = 10) -> Database:
         return Database(_sqlite_engine(url))
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     return Database(
-        sa.create_engine(url, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True)
+        sa.create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            hide_parameters=True,  # in messages of errors: they may be patient data
+        )
     )
 
 
@@ -141,7 +147,10 @@ def _transient() -> Iterator[None]:
 
 def _sqlite_engine(url: str) -> sa.Engine:
     engine = sa.create_engine(
-        url, connect_args={"timeout": 30, "check_same_thread": False}, pool_size=10
+        url,
+        connect_args={"timeout": 30, "check_same_thread": False},
+        pool_size=10,
+        hide_parameters=True,
     )
 
     @sa.event.listens_for(engine, "connect")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +28,13 @@ class DocumentStore:
         path = self._path(sha256)
         if path.exists():
             return sha256
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        # Nobody else's: another thread, or a process with our number on another host, may be
+        # storing the same bytes.
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _sync_directory(self.root)
             with partial.open("wb") as file:
                 file.write(content)
                 file.flush()

@@ -20,6 +20,7 @@ from hub.domain.study import (
     Study,
     StudyKey,
 )
+from hub.store.database import insert_new
 from hub.store.schema import associations, instances, studies, study_revisions
 
 
@@ -59,30 +60,47 @@ def add(
     connection: sa.Connection,
     instance: Instance,
     *,
+    revision: int,
     state: InstanceState,
     association_id: str,
     received_at: datetime,
-) -> None:
-    """Index one stored object."""
-    connection.execute(
-        sa.insert(instances).values(
-            sop_instance_uid=instance.sop_instance_uid,
-            sha256=instance.sha256,
-            study_instance_uid=instance.study_instance_uid,
-            series_instance_uid=instance.series_instance_uid,
-            state=state.value,
-            association_id=association_id,
-            segment=instance.location.segment,
-            offset=instance.location.offset,
-            length=instance.location.length,
-            received_at=received_at,
-            header=_header(instance),
-        )
+) -> bool:
+    """Index one stored object; False where these bytes, or another current version of the
+    instance, are there already: another transfer was faster."""
+    return insert_new(
+        connection,
+        instances,
+        sop_instance_uid=instance.sop_instance_uid,
+        sha256=instance.sha256,
+        study_instance_uid=instance.study_instance_uid,
+        series_instance_uid=instance.series_instance_uid,
+        revision=revision,
+        state=state.value,
+        association_id=association_id,
+        segment=instance.location.segment,
+        offset=instance.location.offset,
+        length=instance.location.length,
+        received_at=received_at,
+        header=_header(instance),
     )
 
 
+def first_patient(connection: sa.Connection, study_instance_uid: str) -> PatientIdentity | None:
+    """The patient as the first stored instance of a study names them."""
+    header = connection.execute(
+        sa.select(instances.c.header)
+        .where(
+            instances.c.study_instance_uid == study_instance_uid,
+            instances.c.state == InstanceState.CURRENT.value,
+        )
+        .order_by(instances.c.received_at, instances.c.sop_instance_uid)
+        .limit(1)
+    ).scalar()
+    return None if header is None else PatientIdentity(**header["patient"])
+
+
 def load_study(connection: sa.Connection, key: StudyKey) -> Study:
-    """The study as it stands now, labelled with the revision asked for."""
+    """The study as it was complete with this revision: what came later is not in it."""
     revision = connection.execute(
         sa.select(study_revisions, studies.c.problems)
         .join(studies, studies.c.study_instance_uid == study_revisions.c.study_instance_uid)
@@ -97,6 +115,7 @@ def load_study(connection: sa.Connection, key: StudyKey) -> Study:
         .where(
             instances.c.study_instance_uid == key.study_instance_uid,
             instances.c.state == InstanceState.CURRENT.value,
+            instances.c.revision <= key.revision,
         )
         .order_by(instances.c.received_at, instances.c.sop_instance_uid)
     ).all()

@@ -8,8 +8,10 @@ never acknowledged; ``adopt_open_associations`` indexes it all the same, so noth
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import uuid
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -18,7 +20,7 @@ import sqlalchemy as sa
 
 from hub.domain.audit import AuditOutcome
 from hub.domain.study import Instance, Location
-from hub.errors import RejectedError
+from hub.errors import CaidxError, RejectedError, TransientError
 from hub.formats.dicom_header import instance_from_header, scan_header
 from hub.formats.part10 import part10, split_part10
 from hub.ports import Clock, EndOfTransfer, ReceivedObject, Sender, StoredAs
@@ -30,6 +32,16 @@ from hub.store.objects import SegmentStore, SegmentWriter
 
 TWO_PATIENTS = "instances of more than one patient arrived under this Study Instance UID"
 OTHER_BYTES = "an instance arrived again with other bytes; the first one is kept in use"
+OPEN_SEGMENTS = 8
+"""File handles of one transfer: it may carry any number of studies, but sends one after another."""
+
+_LONGEST_TEXT = 64
+"""VR LO (PS3.5 6.2). A patient ID is never shortened: that could make it another patient's."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class SameMomentError(TransientError):
+    """Another transfer stored the same instance at the same moment; looking again tells how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,8 @@ class StudyIntake:
     receiver_id: str
     quiet_times: Mapping[str, QuietTimes] = field(default_factory=dict)
     """By name of the source."""
+    _unrecorded: deque[_End] = field(default_factory=deque)
+    """Ends of transfers that could not be recorded when they happened."""
 
     def open(self, sender: Sender) -> StudyReception:
         """Begin a transfer; nothing is written before its first object."""
@@ -61,9 +75,34 @@ class StudyIntake:
         """The source's own, or the defaults."""
         return self.quiet_times.get(sender.source, QuietTimes())
 
+    def end(self, association_id: str, sender: Sender, end: EndOfTransfer) -> None:
+        """Record the end of a transfer; what fails for now is kept for ``record_ends``."""
+        try:
+            _close(self, association_id, sender, end)
+        except TransientError:
+            self._unrecorded.append(_End(association_id, sender, end))
+            raise
+
+    def record_ends(self) -> None:
+        """Record the ends that could not be recorded before.
+
+        Raises:
+            TransientError: they still cannot.
+        """
+        while self._unrecorded:
+            late = self._unrecorded.popleft()
+            self.end(late.association_id, late.sender, late.end)
+
     def journal(self, sender: Sender) -> Journal:
         """Where the source records what it did."""
         return Journal(self.clock, f"source:{sender.source}")
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    association_id: str
+    sender: Sender
+    end: EndOfTransfer
 
 
 class StudyReception:
@@ -74,6 +113,10 @@ class StudyReception:
         self._sender = sender
         self._association_id = str(uuid.uuid4())
         self._segments: dict[str, SegmentWriter] = {}
+        self._awake: OrderedDict[str, SegmentWriter] = OrderedDict()
+        """Those with an open file, the one used last at the end."""
+        self._joined: set[str] = set()
+        """Studies whose place in this transfer is on record."""
         self._recorded = False
         self._closed = False
         self._lock = threading.Lock()
@@ -89,13 +132,12 @@ class StudyReception:
             known = instances.known_digests(connection, instance.sop_instance_uid)
         if instance.sha256 in known:
             return StoredAs.DUPLICATE
-        writer = self._segments.get(instance.study_instance_uid)
-        first_of_study = writer is None
-        if writer is None:
-            writer = self._intake.objects.create(instance.study_instance_uid)
-            self._segments[instance.study_instance_uid] = writer
-        location = writer.append([part10(received)])
-        return self._index(replace(instance, location=location), first_of_study=first_of_study)
+        location = self._writer(instance.study_instance_uid).append([part10(received)])
+        instance = replace(instance, location=location)
+        try:
+            return self._index(instance)
+        except SameMomentError:
+            return self._index(instance)
 
     def close(self, end: EndOfTransfer) -> None:
         """Record the end (see hub.ports.Reception)."""
@@ -106,7 +148,19 @@ class StudyReception:
         for writer in self._segments.values():
             writer.close()
         if self._recorded:
-            _close(self._intake, self._association_id, self._sender, end)
+            self._intake.end(self._association_id, self._sender, end)
+
+    def _writer(self, study_instance_uid: str) -> SegmentWriter:
+        """The study's segment; those that were used longest ago give their file handle back."""
+        writer = self._segments.get(study_instance_uid)
+        if writer is None:
+            writer = self._intake.objects.create(study_instance_uid)
+            self._segments[study_instance_uid] = writer
+        self._awake[study_instance_uid] = writer
+        self._awake.move_to_end(study_instance_uid)
+        if len(self._awake) > OPEN_SEGMENTS:
+            self._awake.popitem(last=False)[1].rest()
+        return writer
 
     def _understand(self, received: ReceivedObject) -> Instance:
         scan = scan_header(received.data_set, received.transfer_syntax_uid)
@@ -116,16 +170,17 @@ class StudyReception:
             raise RejectedError("SOP Instance UID of the message and of the data set differ")
         if instance.sop_class_uid != received.sop_class_uid:
             raise RejectedError("SOP Class UID of the message and of the data set differ")
+        _must_be_storable(instance)
         return instance
 
-    def _index(self, instance: Instance, *, first_of_study: bool) -> StoredAs:
+    def _index(self, instance: Instance) -> StoredAs:
         now = self._intake.clock.now()
         with self._intake.database.write() as connection:
             if not self._recorded:
                 studies.open_association(
                     connection, self._association_id, self._intake.receiver_id, self._sender, now
                 )
-            if first_of_study:
+            if instance.study_instance_uid not in self._joined:
                 studies.join_association(
                     connection,
                     self._association_id,
@@ -140,6 +195,7 @@ class StudyReception:
                 straggler=self._intake.quiet_times_of(self._sender).straggler,
             )
         self._recorded = True
+        self._joined.add(instance.study_instance_uid)
         return stored_as
 
     def _record_rejection(self, received: ReceivedObject, error: RejectedError) -> None:
@@ -164,20 +220,35 @@ def index_instance(
     journal: Journal,
     straggler: timedelta,
 ) -> StoredAs:
-    """Index one durable object in the caller's transaction, and say what it turned out to be."""
+    """Index one durable object in the caller's transaction, and say what it turned out to be.
+
+    Raises:
+        SameMomentError: to be called again, in a new transaction.
+    """
     now = journal.clock.now()
     known = instances.known_digests(connection, instance.sop_instance_uid)
     if instance.sha256 in known:
         return StoredAs.DUPLICATE
     state = InstanceState.CONFLICT if known else InstanceState.CURRENT
+    revision = 0
     if state is InstanceState.CURRENT:
         opened = studies.revision_for_new_instance(
             connection, instance.study_instance_uid, instance.patient, at=now
         )
+        revision = opened.key.revision
         studies.count_instance(connection, opened.key, at=now, due_at=now + straggler)
-        if not opened.same_patient:
+        if not opened.same_patient or _is_somebody_else(connection, instance):
             _hold(connection, instance, TWO_PATIENTS, journal)
-    instances.add(connection, instance, state=state, association_id=association_id, received_at=now)
+    added = instances.add(
+        connection,
+        instance,
+        revision=revision,
+        state=state,
+        association_id=association_id,
+        received_at=now,
+    )
+    if not added:
+        raise SameMomentError("the instance is being stored by another transfer too")
     if state is InstanceState.CONFLICT:
         _flag(connection, instance, "instance.conflict", OTHER_BYTES, journal)
         return StoredAs.CONFLICT
@@ -188,7 +259,8 @@ def adopt_open_associations(intake: StudyIntake, receiver_id: str) -> int:
     """Close the transfers that a dead receiver left open; returns how many there were.
 
     First the tail of their segments is indexed: complete records that the receiver had made
-    durable, but neither indexed nor acknowledged, when it died.
+    durable, but neither indexed nor acknowledged, when it died. A segment that cannot be read
+    raises an alert, and keeps no other transfer open.
     """
     with intake.database.read() as connection:
         left_open = studies.open_associations_of(connection, receiver_id)
@@ -197,7 +269,12 @@ def adopt_open_associations(intake: StudyIntake, receiver_id: str) -> int:
             carried = studies.studies_of_association(connection, association_id)
             sender = studies.sender_of(connection, association_id)
         for segment in carried.values():
-            _index_tail(intake, association_id, segment, sender)
+            try:
+                _index_tail(intake, association_id, segment, sender)
+            except TransientError:
+                raise
+            except CaidxError as error:
+                _tell_of_damage(intake, association_id, segment, sender, str(error))
         _close(intake, association_id, sender, EndOfTransfer.ABORTED)
     return len(left_open)
 
@@ -208,6 +285,7 @@ def _index_tail(intake: StudyIntake, association_id: str, segment: str, sender: 
         scan = scan_header(data_set, transfer_syntax_uid)
         sha256 = hashlib.sha256(data_set).hexdigest()
         instance = instance_from_header(scan, sha256=sha256, location=record.location)
+        _must_be_storable(instance)
         with intake.database.write() as connection:
             index_instance(
                 connection,
@@ -223,10 +301,12 @@ def _close(intake: StudyIntake, association_id: str, sender: Sender, end: EndOfT
     with intake.database.write() as connection:
         if not studies.close_association(connection, association_id, end, now):
             return
-        for uid in studies.studies_of_association(connection, association_id):
-            if released:
-                due_at = now + intake.quiet_times_of(sender).quiet
-                studies.bring_forward_after_release(connection, uid, due_at=due_at)
+        # Every lock on a study comes before the one on the audit log, and in one order.
+        carried = sorted(studies.studies_of_association(connection, association_id))
+        for uid in carried if released else ():
+            due_at = now + intake.quiet_times_of(sender).quiet
+            studies.bring_forward_after_release(connection, uid, due_at=due_at)
+        for uid in carried:
             digests = studies.received_in_association(connection, association_id, uid)
             intake.journal(sender).record(
                 connection,
@@ -240,6 +320,45 @@ def _close(intake: StudyIntake, association_id: str, sender: Sender, end: EndOfT
                 address=sender.address,
                 end=end.value,
             )
+
+
+def _tell_of_damage(
+    intake: StudyIntake, association_id: str, segment: str, sender: Sender, reason: str
+) -> None:
+    with intake.database.write() as connection:
+        intake.journal(sender).alarm(
+            connection,
+            "segment.damaged",
+            f"association:{association_id}",
+            reason=reason,
+            segment=segment,
+        )
+
+
+def _must_be_storable(instance: Instance) -> None:
+    """Identifiers that are told apart by the database have to fit into it unchanged."""
+    patient = instance.patient
+    for name, text in (
+        ("PatientID (0010,0020)", patient.patient_id),
+        ("IssuerOfPatientID (0010,0021)", patient.issuer_of_patient_id),
+    ):
+        if len(text) > _LONGEST_TEXT:
+            raise RejectedError(f"{name} is longer than {_LONGEST_TEXT} characters")
+        if _CONTROL.search(text):
+            raise RejectedError(f"{name} holds control characters")
+
+
+def _is_somebody_else(connection: sa.Connection, instance: Instance) -> bool:
+    """Two patients without a patient ID are not the same one for having none."""
+    patient = instance.patient
+    if patient.patient_id:
+        return False
+    first = instances.first_patient(connection, instance.study_instance_uid) or patient
+    pairs = (
+        (first.patient_name.casefold(), patient.patient_name.casefold()),
+        (first.patient_birth_date, patient.patient_birth_date),
+    )
+    return any(one and other and one != other for one, other in pairs)
 
 
 def _hold(connection: sa.Connection, instance: Instance, problem: str, journal: Journal) -> None:

@@ -76,7 +76,7 @@ class SegmentStore:
             _sync_folder(path.parent)
         except OSError as error:
             raise TransientError(f"cannot create a segment: {error.strerror}") from error
-        return SegmentWriter(segment, handle, self.minimum_free_bytes)
+        return SegmentWriter(path, handle, self.minimum_free_bytes)
 
     def read(self, location: Location) -> bytes:
         """The Part 10 file at a location, in one read.
@@ -149,8 +149,9 @@ class SegmentStore:
 class SegmentWriter:
     """Appends to one segment. For one thread at a time."""
 
-    def __init__(self, segment: str, handle: int, minimum_free_bytes: int) -> None:
-        self.segment = segment
+    def __init__(self, path: Path, handle: int, minimum_free_bytes: int) -> None:
+        self.segment = path.name
+        self._path = path
         self._handle = handle
         self._minimum_free_bytes = minimum_free_bytes
         self._end = 0
@@ -174,6 +175,7 @@ class SegmentWriter:
         for chunk in part10_chunks:
             digest.update(chunk)
             length += len(chunk)
+        self._wake()
         self._must_have_room(_HEADER.size + length)
         header = _HEADER.pack(_MAGIC, length, digest.digest())
         try:
@@ -186,12 +188,16 @@ class SegmentWriter:
         self._end += _HEADER.size + length
         return location
 
-    def close(self) -> None:
-        """Close the segment; calling it again is fine."""
+    def rest(self) -> None:
+        """Give the file handle back until the next append."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-            self._broken = f"segment {self.segment} is closed"
+
+    def close(self) -> None:
+        """Close the segment; calling it again is fine."""
+        self.rest()
+        self._broken = self._broken or f"segment {self.segment} is closed"
 
     def __enter__(self) -> Self:
         return self
@@ -203,6 +209,15 @@ class SegmentWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _wake(self) -> None:
+        if self._handle >= 0:
+            return
+        try:
+            self._handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            os.lseek(self._handle, self._end, os.SEEK_SET)
+        except OSError as error:
+            raise TransientError(f"cannot open a segment: {error.strerror}") from error
 
     def _must_have_room(self, wanted: int) -> None:
         disk = os.fstatvfs(self._handle)

@@ -18,6 +18,9 @@ from hub.store.journal import Journal
 from hub.store.results import OPEN_STATES, RequestRow, RequestState
 
 REQUEST_JOB = "request"
+MOST_LOST_ATTEMPTS = 10
+"""An attempt is lost when its process dies; a request that kills every process that tries it ends
+as a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,10 @@ class RequestLedger:
         with self.database.write() as connection:
             row = results.get_request(connection, request_id)
             if row.state not in OPEN_STATES:
+                return None
+            if row.state is RequestState.RUNNING and row.attempts >= MOST_LOST_ATTEMPTS:
+                reason = f"the process that worked on it died or hung ({row.attempts} attempts)"
+                self._end(connection, row, RequestState.FAILED, reason)
                 return None
             begun = replace(row, state=RequestState.RUNNING, attempts=row.attempts + 1)
             results.set_state(
@@ -96,6 +103,8 @@ class RequestLedger:
             self.end(row, RequestState.FAILED, f"{error} ({row.attempts} attempts)")
             return
         with self.database.write() as connection:
+            if not self._is_current(connection, row):
+                return
             results.set_state(connection, row.request_id, RequestState.RETRYING, detail=str(error))
             self._enqueue(connection, row, delay_seconds=delay)
             self._record(
@@ -111,28 +120,44 @@ class RequestLedger:
     def end(self, row: RequestRow, state: RequestState, reason: str) -> None:
         """A dead letter: recorded and alerted, never read as "nothing found"."""
         with self.database.write() as connection:
-            results.set_state(
-                connection,
-                row.request_id,
-                state,
-                detail=reason,
-                finished_at=self.journal.clock.now(),
-            )
-            self.journal.alarm(
-                connection,
-                f"inference.{state.value}",
-                f"request:{row.request_id}",
-                row.study.study_instance_uid,
-                reason=reason,
-                attempts=row.attempts,
-            )
+            if self._is_current(connection, row):
+                self._end(connection, row, state, reason)
+
+    @staticmethod
+    def _is_current(connection: sa.Connection, row: RequestRow) -> bool:
+        """Nobody answered meanwhile, or began another attempt: this worker was not thought dead."""
+        current = results.get_request(connection, row.request_id)
+        return current.state in OPEN_STATES and current.attempts == row.attempts
+
+    def _end(
+        self, connection: sa.Connection, row: RequestRow, state: RequestState, reason: str
+    ) -> None:
+        results.set_state(
+            connection,
+            row.request_id,
+            state,
+            detail=reason,
+            finished_at=self.journal.clock.now(),
+        )
+        self.journal.alarm(
+            connection,
+            f"inference.{state.value}",
+            f"request:{row.request_id}",
+            row.study.study_instance_uid,
+            reason=reason,
+            attempts=row.attempts,
+        )
 
     def fail(self, request_id: str, reason: str) -> None:
         """A fault of the hub itself ended an attempt."""
-        with self.database.read() as connection:
+        with self.database.write() as connection:
             row = results.get_request(connection, request_id)
-        if row.state in OPEN_STATES:
-            self.retry(row, TransientError(reason))
+            if row.state not in OPEN_STATES:
+                return
+            if row.state is not RequestState.RUNNING:  # not even begun: it counts all the same
+                row = replace(row, attempts=row.attempts + 1)
+                results.set_state(connection, request_id, row.state, attempts=row.attempts)
+        self.retry(row, TransientError(reason))
 
     def ask_again(self, request_id: str) -> bool:
         """A person asks for a failed request again; False when it did not fail."""

@@ -70,6 +70,7 @@ instances = sa.Table(
     sa.Column("sha256", sa.String(64), primary_key=True),
     sa.Column("study_instance_uid", sa.String(64), nullable=False),
     sa.Column("series_instance_uid", sa.String(64), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("association_id", sa.String(36), nullable=False),
     sa.Column("segment", sa.String(128), nullable=False),
@@ -79,7 +80,16 @@ instances = sa.Table(
     sa.Column("header", sa.JSON, nullable=False),
     sa.Index("ix_instances_study", "study_instance_uid", "state"),
 )
-"""Every stored object. ``state``: current, or conflict (same UID, other bytes)."""
+"""Every stored object. ``state``: current, or conflict (same UID, other bytes). ``revision`` of its
+study is the first one that it belongs to."""
+
+sa.Index(
+    "ux_instances_current",
+    instances.c.sop_instance_uid,
+    unique=True,
+    sqlite_where=instances.c.state == "current",
+    postgresql_where=instances.c.state == "current",
+)
 
 studies = sa.Table(
     "studies",

@@ -225,6 +225,8 @@ def bring_forward_after_release(
     connection: sa.Connection, study_instance_uid: str, *, due_at: datetime
 ) -> None:
     """The sender said it is done: a short quiet time is enough, if no other transfer is open."""
+    # Of two transfers that end at once, the second one must see that the first has ended.
+    _lock_study(connection, study_instance_uid)
     others = (
         sa.select(association_studies.c.association_id)
         .join(
@@ -341,9 +343,13 @@ def _lock_study(connection: sa.Connection, study_instance_uid: str) -> sa.Row[An
 
 
 def _latest_revision(connection: sa.Connection, study_instance_uid: str) -> sa.Row[Any] | None:
-    return connection.execute(
+    """Locked, so that it is not completed while an instance is added to it."""
+    query = (
         sa.select(study_revisions)
         .where(study_revisions.c.study_instance_uid == study_instance_uid)
         .order_by(study_revisions.c.revision.desc())
         .limit(1)
-    ).one_or_none()
+    )
+    if connection.dialect.name == "postgresql":
+        query = query.with_for_update()
+    return connection.execute(query).one_or_none()

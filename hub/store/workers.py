@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -68,11 +68,12 @@ def mark_gone(connection: sa.Connection, executor_id: str, at: datetime) -> bool
     return done.rowcount == 1
 
 
-def present(connection: sa.Connection, role: str) -> list[tuple[ProcessIdentity, datetime]]:
-    """Everyone who has not left, with their last sign of life."""
-    rows = connection.execute(
-        sa.select(workers).where(workers.c.role == role, workers.c.gone_at.is_(None))
-    )
+def present(
+    connection: sa.Connection, role: str, holders: Collection[str] = ()
+) -> list[tuple[ProcessIdentity, datetime]]:
+    """Everyone who has not left, and ``holders`` who have, with their last sign of life."""
+    is_here = sa.or_(workers.c.gone_at.is_(None), workers.c.executor_id.in_(holders))
+    rows = connection.execute(sa.select(workers).where(workers.c.role == role, is_here))
     return [
         (
             ProcessIdentity(row.executor_id, row.host_identity, row.pid, row.process_started),

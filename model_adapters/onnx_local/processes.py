@@ -19,6 +19,8 @@ from model_adapters.onnx_local.worker import Answered, Done, Failed, Limits, Loa
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it; only its room is asked for
 _STOP_SECONDS = 2.0
+_KEPT_LABEL_BYTES = 256 << 20
+"""More shared memory than this goes back as soon as a request needs less."""
 
 
 class WorkerLostError(TransientError):
@@ -86,7 +88,8 @@ class WorkerProcess:
         Raises:
             TransientError: the machine has not got that much shared memory.
         """
-        if self._labels is None or self._labels.size < size:
+        held = 0 if self._labels is None else self._labels.size
+        if self._labels is None or held < size or held > max(size, _KEPT_LABEL_BYTES):
             self._release_labels()
             self._labels = _shared_memory(size)
         return self._labels

@@ -68,6 +68,32 @@ def not_a_number(folder: Path, *, model_id: str = "not-a-number") -> Path:
     )
 
 
+def slow(folder: Path, *, model_id: str = "slow", rounds: int = 60_000) -> Path:
+    """``densities`` after a loop of cosines that nothing can skip: seconds for a small series."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Cos", ["state"], ["next"]),
+            helper.make_node("Identity", ["go"], ["go_on"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+    )
+    loop = [
+        helper.make_node("Constant", [], ["rounds"], value_int=rounds),
+        helper.make_node("Loop", ["rounds", "", "x"], ["end"], body=body),
+        helper.make_node("ReduceMean", ["end"], ["mean"], keepdims=0),
+    ]
+    return _package(folder, model_id, 1, loop, mean=False)
+
+
 def _package(
     folder: Path, model_id: str, concurrency: int, extra: list[object], *, mean: bool = True
 ) -> Path:

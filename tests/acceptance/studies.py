@@ -118,6 +118,11 @@ def ecg() -> StudyFiles:
     return StudyFiles(str(pydicom.dcmread(file).StudyInstanceUID), (file,))
 
 
+def sample_data_set(file_name: str) -> Dataset:
+    """The data set of a file that ships with pydicom."""
+    return pydicom.dcmread(Path(str(get_testdata_file(file_name))))
+
+
 def sample(file_name: str, folder: Path, *, name: str, **attributes: Any) -> StudyFiles:
     """A file that ships with pydicom, as a study of its own."""
     file = Path(str(get_testdata_file(file_name)))

@@ -308,7 +308,7 @@ def _measurements(item: Dataset) -> set[str]:
 
 
 def _text_of_pdf(data_set: Dataset) -> str:
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(
         [find_tool("pdftotext", "poppler-utils"), "-layout", "-", "-"],
         input=data_set.EncapsulatedDocument,
         check=True,

@@ -143,7 +143,8 @@ def test_pixels_that_cannot_be_decoded_are_refused_with_the_reason(
         (reason,) = result.reasons
         assert "progressive JPEG" in reason
     assert len([line for line in timeline.explanation if "progressive JPEG" in line]) == 2
-    assert timeline.documents == timeline.deliveries == ()
+    assert not timeline.documents
+    assert not timeline.deliveries
     for request in timeline.requests:
         assert request.attempts == 1, "it can never succeed: no second attempt"
         assert not (answered.results / request.request_id).exists()

@@ -49,6 +49,7 @@ from model_adapters.onnx_local.postprocessing import (
     source_labels,
 )
 from model_adapters.onnx_local.preprocessing import Data, preprocess
+from model_adapters.onnx_local.worker import keep_freed_memory
 from tests.bench.path_study import Peers, StudyFiles
 from tests.bench.results import Parts
 
@@ -71,6 +72,7 @@ class Floor:
     """A script that has imported, loaded and connected all that it needs."""
 
     def __init__(self, package: ModelPackage, peers: Peers, cores: int) -> None:
+        keep_freed_memory()  # as the hub's workers do
         self._package = package
         self._peers = peers
         self._decoders = ThreadPoolExecutor(cores)

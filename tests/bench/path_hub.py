@@ -117,6 +117,9 @@ def running_hub(folder: Path, peers: Peers) -> Iterator[RunningHub]:
         database = open_database(sqlite_url(folder / "data" / "caidx.sqlite"))
         yield RunningHub(process, database, dicom_port)
         database.close()
+    except AssertionError as error:
+        error.add_note(f"the hub's log ends:\n{(folder / 'log').read_text()[-4000:]}")
+        raise
     finally:
         process.terminate()
         process.wait(timeout=60)

@@ -11,6 +11,8 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,14 @@ database = open_database(url)
 
 def note(what):
     with database.write() as connection:
-        connection.execute(sa.text("INSERT INTO notes (what) VALUES (:w)"), {"w": what})
+        row = {"what": what, "at": time.monotonic_ns()}
+        connection.execute(sa.text("INSERT INTO notes (what, at) VALUES (:what, :at)"), row)
+
+@sa.event.listens_for(sa.Engine, "after_cursor_execute")
+def dawdle(connection, cursor, statement, *_):
+    # Time for another worker to come in between counting the running jobs and claiming more.
+    if statement.lower().startswith("select count"):
+        time.sleep(0.02)
 
 def work(argument):
     note(f"start {argument} {executor_id}")
@@ -40,7 +49,9 @@ def work(argument):
 
 if __name__ == "__main__":
     engine = Engine(url, executor_id)
-    engine.start({"work": work}, (Queue("line", 1, worker_concurrency=4),))
+    engine.start({"work": work}, (
+        Queue("line", 1, worker_concurrency=4), Queue("pair", 2, worker_concurrency=64)
+    ))
     note(f"up {executor_id}")
     if len(sys.argv) > 4:
         engine.take_over(sys.argv[4])
@@ -58,7 +69,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     opened = open_database(url)
     migrate_engine(opened.url)
     with opened.write() as connection:
-        connection.execute(sa.text("CREATE TABLE notes (what VARCHAR(200))"))
+        connection.execute(sa.text("CREATE TABLE notes (what VARCHAR(200), at BIGINT)"))
     yield opened
     opened.close()
 
@@ -89,12 +100,18 @@ class Workers:
 
     def notes(self) -> list[str]:
         with self.database.read() as connection:
-            return list(connection.execute(sa.text("SELECT what FROM notes")).scalars())
+            return list(connection.execute(sa.text("SELECT what FROM notes ORDER BY at")).scalars())
 
     def wait_for(self, note: str, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while note not in self.notes():
             assert time.monotonic() < deadline, f"{note!r} is not among {self.notes()}"
+            time.sleep(0.02)
+
+    def wait_for_part(self, part: str, seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not any(part in note for note in self.notes()):
+            assert time.monotonic() < deadline, f"{part!r} is not in {self.notes()}"
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -151,6 +168,26 @@ def test_urgent_work_overtakes_and_a_line_has_its_limit(
     assert all(notes[i].replace("start", "end") == notes[i + 1] for i in range(0, len(notes), 2)), (
         "two jobs of one line ran at once"
     )
+
+
+def test_two_workers_together_keep_the_limit_of_a_line(
+    database: Database, workers: Workers
+) -> None:
+    jobs, lines, limit = JobQueue(database.url), 10, 2
+    for name in ("one", "two"):
+        workers.start(name, 0.02)
+    with database.write() as connection:  # both find all of it at once
+        for number in range(4 * lines):
+            job = _job(number, partition=f"p{number // 4}")
+            jobs.enqueue(connection, replace(job, queue="pair"))
+    for number in range(4 * lines):
+        workers.wait_for_part(f"end {number} ")
+    notes = [note.split() for note in workers.notes() if not note.startswith("up")]
+    for line in range(lines):
+        steps = [1 if what == "start" else -1 for what, n, _ in notes if int(n) // 4 == line]
+        assert len(steps) == 8
+        assert max(accumulate(steps)) <= limit, "more jobs of one line ran at once"
+    assert {worker for *_, worker in notes} == {"one", "two"}, "both took part"
 
 
 def test_a_delayed_job_waits(database: Database, workers: Workers) -> None:

@@ -136,6 +136,11 @@ def _card() -> ModelCard:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
+    return make_bench(tmp_path)
+
+
+def make_bench(tmp_path: Path) -> Bench:
+    """A pipeline with one model, one route and two destinations, in an empty folder."""
     clock, jobs = FrozenClock(), RecordingJobs()
     database = open_database(sqlite_url(tmp_path / "hub.sqlite"))
     migrate(database)

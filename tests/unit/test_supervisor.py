@@ -8,18 +8,23 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from hub import supervisor
-from hub.errors import ConfigError, ConfigProblem, TransientError
+from hub.durable import LeftToRecoveryError
+from hub.errors import ConfigError, ConfigProblem, IntegrityError, TransientError
 from hub.ports import Health, HealthState
+from hub.store import workers
+from hub.store.database import migrate, open_database, sqlite_url
 from hub.supervisor import (
     Loop,
     RoleProcesses,
     SupervisedSource,
+    Takeover,
     isolated,
     process_is_alive,
     this_process,
@@ -88,8 +93,17 @@ class TestIsolated:
         def work(_: str) -> None:
             raise TransientError("database: away")
 
-        with pytest.raises(TransientError):
+        with pytest.raises(LeftToRecoveryError):
             isolated(work, pytest.fail, stopping)("job-1")
+
+    def test_a_fault_that_cannot_even_be_recorded_keeps_its_message_to_itself(self) -> None:
+        def broken(*_: str) -> None:
+            raise ValueError("JANE^DOE")
+
+        with pytest.raises(IntegrityError, match="could not be recorded") as caught:
+            isolated(broken, broken, threading.Event())("job-1")
+        assert "JANE" not in str(caught.value)
+        assert caught.value.__cause__ is None
 
 
 def test_a_loop_goes_on_after_any_fault() -> None:
@@ -173,6 +187,32 @@ class TestProcessIdentity:
 
     def test_a_process_of_another_host_cannot_be_judged(self) -> None:
         assert process_is_alive(replace(this_process("worker"), host_identity="other")) is None
+
+
+class TestTakeover:
+    def test_a_process_that_left_or_was_given_up_is_dead_while_it_holds_work(
+        self, tmp_path: Path
+    ) -> None:
+        database, clock = open_database(sqlite_url(tmp_path / "hub.sqlite")), FrozenClock()
+        migrate(database)
+        us, other = (
+            Takeover(database, process, clock, timedelta(seconds=10))
+            for process in (
+                this_process("worker"),
+                replace(this_process("worker"), host_identity="another host"),
+            )
+        )
+        us.register("worker")
+        other.register("worker")
+        other.leave()
+        holder = other.process.executor_id
+        assert us.dead("worker") == []
+        assert us.dead("worker", {holder}) == []  # it has just given a sign of life
+        clock.advance(11)
+        assert us.dead("worker", {holder}) == [other.process]
+        assert us.dead("receiver", {holder}) == []
+        with database.read() as connection:
+            assert len(workers.present(connection, "worker")) == 1
 
 
 def test_a_role_that_dies_is_started_again_and_all_end_together(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from hub.store.database import Database, migrate, open_database, sqlite_url
+from hub.store.intake import QuietTimes, StudyIntake
+from hub.store.objects import SegmentStore
+from tests.fakes import FrozenClock
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -22,3 +26,16 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     migrate(opened)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    return FrozenClock()
+
+
+@pytest.fixture
+def intake(database: Database, tmp_path: Path, clock: FrozenClock) -> StudyIntake:
+    quiet = QuietTimes(quiet=timedelta(seconds=2), straggler=timedelta(seconds=30))
+    return StudyIntake(
+        database, SegmentStore(tmp_path / "objects", 0), clock, "receiver-1", {"dicom": quiet}
+    )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,14 +12,7 @@ from hub.formats.part10 import part10, split_part10
 from hub.ports import EndOfTransfer, ReceivedObject, Sender, StoredAs
 from hub.store import audit, instances, studies
 from hub.store.database import Database
-from hub.store.intake import (
-    OTHER_BYTES,
-    TWO_PATIENTS,
-    QuietTimes,
-    StudyIntake,
-    adopt_open_associations,
-)
-from hub.store.objects import SegmentStore
+from hub.store.intake import OTHER_BYTES, TWO_PATIENTS, StudyIntake, adopt_open_associations
 from hub.store.schema import alerts
 from tests.fakes import FrozenClock
 
@@ -28,20 +20,7 @@ CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 SENDER = Sender(source="dicom", calling_ae_title="SCANNER", address="127.0.0.1")
 
 
-@pytest.fixture
-def clock() -> FrozenClock:
-    return FrozenClock()
-
-
-@pytest.fixture
-def intake(database: Database, tmp_path: Path, clock: FrozenClock) -> StudyIntake:
-    quiet = QuietTimes(quiet=timedelta(seconds=2), straggler=timedelta(seconds=30))
-    return StudyIntake(
-        database, SegmentStore(tmp_path / "objects", 0), clock, "receiver-1", {"dicom": quiet}
-    )
-
-
-def _objects(slices: int = 3, **what: str) -> list[ReceivedObject]:
+def _objects(slices: int = 3, **what: Any) -> list[ReceivedObject]:
     received = []
     for file in chest_phantom(slices=slices, rows=64, columns=64, **what).files:
         syntax, data_set = split_part10(file)
