@@ -18,7 +18,7 @@ from hub.config import BUILTIN, ModelSettings, Settings, model_id_of
 from hub.domain.delivery import DocumentKind, RetryPolicy
 from hub.domain.routing import Route
 from hub.durable import Engine, JobQueue, Queue, migrate_engine
-from hub.errors import CaidxError, ConfigError, ConfigProblem
+from hub.errors import CaidxError, ConfigError, ConfigProblem, TransientError
 from hub.formats import dicom_seg, dicom_sr, fhir_report, report_pdf
 from hub.formats.encoding import BusinessIdentifier, Encoder, EncodingContext
 from hub.formats.rehearsal import rehearse
@@ -64,6 +64,7 @@ ENCODERS: Mapping[DocumentKind, Encoder] = {
 _COMPLETENESS_SECONDS = 0.02
 _SILENT_HEARTBEATS = 5
 _STOP_SECONDS = 10
+_LOAD_ATTEMPTS = 3
 
 log = structlog.get_logger(__name__)
 
@@ -193,13 +194,25 @@ def load_registry(hub: Hub, adapters: Mapping[str, ModelAdapter]) -> Registry:
         try:
             package = package_of(entry, hub.components)
             model_id = package.card.id
-            adapters[entry.adapter].load(package)
+            _load(adapters[entry.adapter], package)
         except CaidxError as error:
             broken[model_id] = str(error)
             log.error("model.broken", model_id=model_id, reason=str(error))  # noqa: TRY400
         else:
             models[model_id] = RunningModel(package, adapters[entry.adapter])
     return Registry(models=models, broken_models=broken, destinations=build_destinations(hub))
+
+
+def _load(adapter: ModelAdapter, package: ModelPackage) -> None:
+    """Load a model; what may be a passing fault of a busy machine is tried again."""
+    for _ in range(_LOAD_ATTEMPTS - 1):
+        try:
+            adapter.load(package)
+        except TransientError as error:
+            log.warning("model.not-loaded", model_id=package.card.id, reason=str(error))
+        else:
+            return
+    adapter.load(package)
 
 
 def encoding_context(hub: Hub) -> Callable[[], EncodingContext]:
