@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import time
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from pydicom import Dataset, dcmread
 
 from hub.domain.identity import PatientIdentity
 from hub.formats.ct_phantom import ChestPhantom, chest_phantom
+from tests.peers import find_tool
 
 
 @pytest.fixture(scope="module")
@@ -96,23 +95,20 @@ def test_two_studies_share_no_identifier() -> None:
     assert not set(first.sop_instance_uids) & set(second.sop_instance_uids)
 
 
-def test_the_full_phantom_is_made_in_less_than_two_seconds() -> None:
-    start = time.process_time()
-    assert len(chest_phantom().files) == 96
-    assert time.process_time() - start < 2.0
-
-
 def test_an_image_too_small_for_the_anatomy_is_refused() -> None:
     with pytest.raises(ValueError, match="64"):
         chest_phantom(slices=1, rows=32, columns=128)
 
 
 def test_dciodvfy_finds_no_error(small: ChestPhantom, tmp_path: Path) -> None:
-    if not shutil.which("dciodvfy"):
-        pytest.skip("needs dciodvfy (dicom3tools)")
     path = tmp_path / "image.dcm"
     for file in (small.files[0], small.files[-1]):
         path.write_bytes(file)
-        checked = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        checked = subprocess.run(
+            [find_tool("dciodvfy", "dicom3tools"), path],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert "Error" not in checked.stderr + checked.stdout
         assert "CTImage" in checked.stderr + checked.stdout

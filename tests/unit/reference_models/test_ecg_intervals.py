@@ -124,8 +124,8 @@ def card() -> ModelCard:
 def graph(card: ModelCard) -> Path:
     package, _, path = card.runtime.graph.path.removeprefix("python:").partition("/")
     found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        pytest.skip("needs the optional extra: pip install caidx-hub[ecg]")
+    assert found is not None, "needs the optional extra: pip install caidx-hub[ecg]"
+    assert found.origin is not None
     return Path(found.origin).parent / path
 
 

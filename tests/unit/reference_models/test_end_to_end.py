@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from hub.formats.model_manifest import load_package
 from hub.formats.part10 import split_part10
 from hub.ports import AdapterContext, ModelPackage
 from model_adapters.onnx_local import ADAPTER
+from tests.peers import find_tool
 
 MODELS = Path(model_adapters.reference_models.__file__).parent
 LOSSY_OR_UNDECODABLE = ("1.2.4.50", "1.2.4.51", "1.2.4.53", "1.2.4.55", "1.2.4.81", "1.2.4.91")
@@ -110,8 +110,8 @@ def located(directory: Path, path: str) -> Path:
         return directory / path
     name, _, inner = path.removeprefix("python:").partition("/")
     found = find_spec(name)
-    if found is None or found.origin is None:
-        pytest.skip("needs the optional extra: pip install caidx-hub[ecg]")
+    assert found is not None, "needs the optional extra: pip install caidx-hub[ecg]"
+    assert found.origin is not None
     return Path(found.origin).parent / inner
 
 
@@ -184,8 +184,7 @@ def test_the_phantom_comes_back_as_its_truth_with_a_segmentation(infer: Infer) -
 def test_lossless_transfer_syntaxes_give_the_same_numbers(
     infer: Infer, command: list[str], tmp_path: Path
 ) -> None:
-    if not shutil.which(command[0]):
-        pytest.skip(f"needs {command[0]} (DCMTK)")
+    command = [find_tool(command[0], "dcmtk"), *command[1:]]
     (plain,) = chest_phantom(slices=1).files
     (tmp_path / "plain.dcm").write_bytes(plain)
     subprocess.run([*command, tmp_path / "plain.dcm", tmp_path / "other.dcm"], check=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -46,8 +45,6 @@ def test_a_link_out_of_the_package_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_of_an_installed_distribution_is_found_without_importing_it(tmp_path: Path) -> None:
-    if importlib.util.find_spec("openecg") is None:
-        pytest.skip("needs the extra ecg")
     already = "openecg" in sys.modules
     found = artefact_path(
         tmp_path, Artefact(path="python:openecg/models/codec_v6_int8.onnx", sha256="")

@@ -74,6 +74,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
         sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("association_id", sa.String(length=36), nullable=False),
         sa.Column("segment", sa.String(length=128), nullable=False),
@@ -247,6 +248,15 @@ def upgrade() -> None:
     op.create_index(op.f("ix_deliveries_state"), "deliveries", ["state"], unique=False)
     op.create_index(
         op.f("ix_deliveries_study_instance_uid"), "deliveries", ["study_instance_uid"], unique=False
+    )
+    is_current = sa.text("state = 'current'")
+    op.create_index(
+        "ux_instances_current",
+        "instances",
+        ["sop_instance_uid"],
+        unique=True,
+        sqlite_where=is_current,
+        postgresql_where=is_current,
     )
     op.execute("INSERT INTO audit_head (id, sequence, hash) VALUES (1, 0, '%s')" % GENESIS_HASH)
     _forbid_changes_to_the_audit_log()
