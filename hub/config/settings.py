@@ -156,7 +156,7 @@ class DestinationSettings(Section):
     """Overrides `delivery` for this destination, field by field."""
     documents: tuple[DocumentKind, ...] = ()
     """What it gets; left out: everything that a destination of its kind can take."""
-    concurrency: int = Field(default=2, ge=1, le=64)
+    concurrency: int = Field(default=4, ge=1, le=64)
     """Most documents that are sent to it at the same time, by all workers together."""
     options: Any = Field(default=None)
     """The connector's own configuration, validated."""

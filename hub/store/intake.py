@@ -11,7 +11,7 @@ import hashlib
 import re
 import threading
 import uuid
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -75,12 +75,12 @@ class StudyIntake:
         """The source's own, or the defaults."""
         return self.quiet_times.get(sender.source, QuietTimes())
 
-    def end(self, association_id: str, sender: Sender, end: EndOfTransfer) -> None:
+    def end(self, ended: _End) -> None:
         """Record the end of a transfer; what fails for now is kept for ``record_ends``."""
         try:
-            _close(self, association_id, sender, end)
+            _close(self, ended)
         except TransientError:
-            self._unrecorded.append(_End(association_id, sender, end))
+            self._unrecorded.append(ended)
             raise
 
     def record_ends(self) -> None:
@@ -90,8 +90,7 @@ class StudyIntake:
             TransientError: they still cannot.
         """
         while self._unrecorded:
-            late = self._unrecorded.popleft()
-            self.end(late.association_id, late.sender, late.end)
+            self.end(self._unrecorded.popleft())
 
     def journal(self, sender: Sender) -> Journal:
         """Where the source records what it did."""
@@ -103,6 +102,8 @@ class _End:
     association_id: str
     sender: Sender
     end: EndOfTransfer
+    again: Counter[str] = field(default_factory=Counter)
+    """Objects that were there already, by study; a dead receiver took the count with it."""
 
 
 class StudyReception:
@@ -117,6 +118,8 @@ class StudyReception:
         """Those with an open file, the one used last at the end."""
         self._joined: set[str] = set()
         """Studies whose place in this transfer is on record."""
+        self._again: Counter[str] = Counter()
+        """Objects that were there already, by study."""
         self._recorded = False
         self._closed = False
         self._lock = threading.Lock()
@@ -131,6 +134,7 @@ class StudyReception:
         with self._intake.database.read() as connection:
             known = instances.known_digests(connection, instance.sop_instance_uid)
         if instance.sha256 in known:
+            self._again[instance.study_instance_uid] += 1
             return StoredAs.DUPLICATE
         location = self._writer(instance.study_instance_uid).append([part10(received)])
         instance = replace(instance, location=location)
@@ -147,8 +151,9 @@ class StudyReception:
             self._closed = True
         for writer in self._segments.values():
             writer.close()
-        if self._recorded:
-            self._intake.end(self._association_id, self._sender, end)
+        if self._recorded or self._again:
+            ended = _End(self._association_id, self._sender, end, Counter(self._again))
+            self._intake.end(ended)
 
     def _writer(self, study_instance_uid: str) -> SegmentWriter:
         """The study's segment; those that were used longest ago give their file handle back."""
@@ -275,7 +280,7 @@ def adopt_open_associations(intake: StudyIntake, receiver_id: str) -> int:
                 raise
             except CaidxError as error:
                 _tell_of_damage(intake, association_id, segment, sender, str(error))
-        _close(intake, association_id, sender, EndOfTransfer.ABORTED)
+        _close(intake, _End(association_id, sender, EndOfTransfer.ABORTED))
     return len(left_open)
 
 
@@ -296,29 +301,30 @@ def _index_tail(intake: StudyIntake, association_id: str, segment: str, sender: 
             )
 
 
-def _close(intake: StudyIntake, association_id: str, sender: Sender, end: EndOfTransfer) -> None:
-    now, released = intake.clock.now(), end is EndOfTransfer.RELEASED
+def _close(intake: StudyIntake, ended: _End) -> None:
+    now, released = intake.clock.now(), ended.end is EndOfTransfer.RELEASED
     with intake.database.write() as connection:
-        if not studies.close_association(connection, association_id, end, now):
-            return
+        closed = studies.close_association(connection, ended.association_id, ended.end, now)
+        new = studies.studies_of_association(connection, ended.association_id) if closed else {}
         # Every lock on a study comes before the one on the audit log, and in one order.
-        carried = sorted(studies.studies_of_association(connection, association_id))
+        carried = sorted({*new, *ended.again})
         for uid in carried if released else ():
-            due_at = now + intake.quiet_times_of(sender).quiet
+            due_at = now + intake.quiet_times_of(ended.sender).quiet
             studies.bring_forward_after_release(connection, uid, due_at=due_at)
         for uid in carried:
-            digests = studies.received_in_association(connection, association_id, uid)
-            intake.journal(sender).record(
+            digests = studies.received_in_association(connection, ended.association_id, uid)
+            intake.journal(ended.sender).record(
                 connection,
                 "study.received",
                 f"study:{uid}",
                 uid,
                 outcome=AuditOutcome.SUCCESS if released else AuditOutcome.MINOR_FAILURE,
                 instances=len(digests),
+                duplicates=ended.again[uid],
                 sha256_of_digests=hashlib.sha256("".join(digests).encode()).hexdigest(),
-                calling_ae_title=sender.calling_ae_title,
-                address=sender.address,
-                end=end.value,
+                calling_ae_title=ended.sender.calling_ae_title,
+                address=ended.sender.address,
+                end=ended.end.value,
             )
 
 

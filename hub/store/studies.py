@@ -157,7 +157,7 @@ def revision_for_new_instance(
         first_received_at=at,
         problems=[],
     )
-    study = _lock_study(connection, study_instance_uid)
+    study = _lock_study(connection, study_instance_uid).one()
     same = (study.patient_id, study.issuer_of_patient_id) == patient.key
     latest = _latest_revision(connection, study_instance_uid)
     if latest is not None and latest.state == RECEIVING:
@@ -226,7 +226,8 @@ def bring_forward_after_release(
 ) -> None:
     """The sender said it is done: a short quiet time is enough, if no other transfer is open."""
     # Of two transfers that end at once, the second one must see that the first has ended.
-    _lock_study(connection, study_instance_uid)
+    # A study that holds only conflicting instances has no row of its own.
+    _lock_study(connection, study_instance_uid).one_or_none()
     others = (
         sa.select(association_studies.c.association_id)
         .join(
@@ -309,7 +310,7 @@ def mark_routed(
 
 def add_problem(connection: sa.Connection, study_instance_uid: str, problem: str) -> bool:
     """Hold a study back; False when this problem is known already."""
-    study = _lock_study(connection, study_instance_uid)
+    study = _lock_study(connection, study_instance_uid).one()
     if problem in study.problems:
         return False
     connection.execute(
@@ -335,11 +336,11 @@ def _is(key: StudyKey) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def _lock_study(connection: sa.Connection, study_instance_uid: str) -> sa.Row[Any]:
+def _lock_study(connection: sa.Connection, study_instance_uid: str) -> sa.CursorResult[Any]:
     query = sa.select(studies).where(studies.c.study_instance_uid == study_instance_uid)
     if connection.dialect.name == "postgresql":
         query = query.with_for_update()
-    return connection.execute(query).one()
+    return connection.execute(query)
 
 
 def _latest_revision(connection: sa.Connection, study_instance_uid: str) -> sa.Row[Any] | None:

@@ -103,6 +103,36 @@ def test_other_bytes_under_a_known_uid_are_kept_and_flagged_and_not_used(
     assert _alerts(database) == [OTHER_BYTES]
 
 
+def test_a_known_instance_under_another_study_is_a_conflict_and_its_transfer_ends_well(
+    intake: StudyIntake, database: Database
+) -> None:
+    (one,) = _objects(1)
+    intake.open(SENDER).store(one)
+    uid = _study_uid(database).encode()
+    other = one.data_set.replace(uid, uid[:-1] + (b"1" if uid[-1:] != b"1" else b"2"))
+    reception = intake.open(SENDER)
+    moved = ReceivedObject(one.sop_class_uid, one.sop_instance_uid, one.transfer_syntax_uid, other)
+    assert reception.store(moved) is StoredAs.CONFLICT
+    reception.close(EndOfTransfer.RELEASED)
+    assert _alerts(database) == [OTHER_BYTES]
+    assert [e.action for e in audit.events(database)] == ["instance.conflict", "study.received"]
+
+
+def test_a_transfer_of_known_objects_is_on_record_and_ends_the_wait(
+    intake: StudyIntake, database: Database, clock: FrozenClock
+) -> None:
+    aborted, again = intake.open(SENDER), intake.open(SENDER)
+    (one,) = _objects(1)
+    aborted.store(one)
+    aborted.close(EndOfTransfer.ABORTED)
+    again.store(one)
+    again.close(EndOfTransfer.RELEASED)
+    clock.advance(2)
+    assert len(_due(database, clock)) == 1
+    events = list(audit.events(database))
+    assert [(e.detail["instances"], e.detail["duplicates"]) for e in events] == [(1, 0), (0, 1)]
+
+
 def test_two_patients_in_one_study_hold_it_back(intake: StudyIntake, database: Database) -> None:
     reception = intake.open(SENDER)
     one, other = _objects(2)
