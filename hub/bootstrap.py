@@ -194,6 +194,7 @@ def load_registry(hub: Hub, adapters: Mapping[str, ModelAdapter]) -> Registry:
         try:
             package = package_of(entry, hub.components)
             model_id = package.card.id
+            _must_run(entry, package, hub.components)
             _load(adapters[entry.adapter], package)
         except CaidxError as error:
             broken[model_id] = str(error)
@@ -201,6 +202,13 @@ def load_registry(hub: Hub, adapters: Mapping[str, ModelAdapter]) -> Registry:
         else:
             models[model_id] = RunningModel(package, adapters[entry.adapter])
     return Registry(models=models, broken_models=broken, destinations=build_destinations(hub))
+
+
+def _must_run(entry: ModelSettings, package: ModelPackage, components: Components) -> None:
+    wanted, offered = package.card.runtime.kind, components.adapters[entry.adapter].runtime_kind
+    if wanted != offered:
+        message = f"adapter {entry.adapter} runs {offered} models, this one is {wanted}"
+        raise ConfigError((ConfigProblem(entry.package, 0, "runtime.kind", message),))
 
 
 def _load(adapter: ModelAdapter, package: ModelPackage) -> None:

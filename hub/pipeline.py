@@ -1,6 +1,7 @@
 """The path of one study through the hub.
 
-1. receive   - a source stores each object durably, then (and only then) acknowledges it.
+1. receive   - a source stores each object durably, then (and only then) acknowledges it
+               (hub/store/intake.py, in the receiver's process).
 2. complete  - a study is complete when the evidence says so.
 3. route     - rules turn the study into inference requests, with the reasons.
 4. infer     - inside its intended use, the model is asked.
@@ -10,9 +11,10 @@
 8. audit     - every step appends to the log, in the transaction of the change it records
                (``journal`` here, and in the two ledgers of hub/store).
 
-Steps 3, 4 to 6, and 7 are durable jobs: one per study revision, one per inference request, one per
-delivery. A job may run again after a crash, so each begins by asking what is already done, and
-ends in one transaction that holds its changes, its audit row and the jobs that follow.
+Steps 3, 4 to 6, and 7 are durable jobs: one per study revision, one per attempt at an inference
+request, one per attempt at a delivery. A job may run again after a crash, so each begins by asking
+what is already done, and ends in one transaction that holds its changes, its audit row and the
+jobs that follow.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from hub.domain.routing import Decision, Match, Route, RouteMode, RuleError, mat
 from hub.domain.study import Study, StudyKey
 from hub.errors import IntegrityError, RejectedError, TransientError, UnsuitableError
 from hub.formats.encoding import Encoder, EncodingContext, check_document_identity
-from hub.ports import Job, Jobs, ReceivedObject, Reception, StoredAs
+from hub.ports import Job, Jobs
 from hub.registry import Registry, RunningModel
 from hub.store import instances, studies
 from hub.store.database import Database
@@ -78,13 +80,6 @@ class Pipeline:
     encoders: Mapping[DocumentKind, Encoder]
     """In the order in which documents may refer to each other."""
     context: Callable[[], EncodingContext]
-
-    # --- 1. receive ----------------------------------------------------------------------
-
-    @staticmethod
-    def receive(reception: Reception, received: ReceivedObject) -> StoredAs:
-        """Store one object; when this returns, the sender may be told so (hub/store/intake.py)."""
-        return reception.store(received)
 
     # --- 2. complete ---------------------------------------------------------------------
 

@@ -6,13 +6,12 @@ import json
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter
 
 from hub.bootstrap import package_of
 from hub.cli.session import Json, session_of
 from hub.config import BUILTIN
-from hub.domain.model_card import ModelCard
 from hub.errors import ConfigError, RejectedError
+from hub.formats.model_manifest import manifest_schema
 
 app = typer.Typer(help="The models that are configured.", no_args_is_help=True)
 
@@ -63,4 +62,4 @@ def show(context: typer.Context, model_id: Annotated[str, typer.Argument(metavar
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of `model.yaml`, for vendors and their editors."""
-    typer.echo(json.dumps(TypeAdapter(ModelCard).json_schema(), indent=2))
+    typer.echo(json.dumps(manifest_schema(), indent=2))

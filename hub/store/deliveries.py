@@ -121,20 +121,6 @@ def start_next_round(connection: sa.Connection, delivery_id: str) -> int:
     )
 
 
-def ids_in_state(
-    connection: sa.Connection, state: DeliveryState, destination: str | None = None
-) -> list[str]:
-    """Deliveries in a state, oldest first."""
-    query = (
-        sa.select(deliveries.c.delivery_id)
-        .where(deliveries.c.state == state.value)
-        .order_by(deliveries.c.created_at)
-    )
-    if destination is not None:
-        query = query.where(deliveries.c.destination == destination)
-    return list(connection.execute(query).scalars())
-
-
 def delivery_from_row(row: sa.Row[Any]) -> Delivery:
     """A row of ``deliveries`` as a value."""
     return Delivery(

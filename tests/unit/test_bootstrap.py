@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,10 @@ def test_a_model_that_cannot_run_is_kept_with_its_reason_and_the_others_run(
 def test_a_passing_fault_at_loading_is_tried_again(hub: bootstrap.Hub) -> None:
     assert set(load_registry(hub, {"onnx_local": _Busy(2)}).models) == {"lung-density"}
     assert "lung-density" in load_registry(hub, {"onnx_local": _Busy(3)}).broken_models
+
+
+def test_an_adapter_is_not_given_a_model_that_it_does_not_run(hub: bootstrap.Hub) -> None:
+    other = replace(hub.components.adapters["onnx_local"], runtime_kind="vendor_http")
+    components = replace(hub.components, adapters={"onnx_local": other})
+    registry = load_registry(replace(hub, components=components), {"onnx_local": _Busy(0)})
+    assert "runs vendor_http models" in registry.broken_models["lung-density"]

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from hub.domain.coding import Code
-from hub.domain.delivery import Document, DocumentKind, Receipt, RetryPolicy
+from hub.domain.delivery import DeliveryState, Document, DocumentKind, Receipt, RetryPolicy
 from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest, InferenceResult, ModelKey, Outcome, Priority
 from hub.domain.model_card import ModelCard, VolumeInput
@@ -25,12 +25,13 @@ from hub.formats.route_expression import compile_expression
 from hub.pipeline import DocumentStore, Pipeline
 from hub.ports import EndOfTransfer, ModelPackage, ReceivedObject, Sender
 from hub.registry import Registry, RunningDestination, RunningModel
-from hub.store import audit, deliveries
+from hub.store import audit
 from hub.store.database import migrate, open_database, sqlite_url
 from hub.store.delivery_ledger import DeliveryLedger
 from hub.store.intake import QuietTimes, StudyIntake
 from hub.store.journal import Journal
 from hub.store.objects import SegmentStore
+from hub.store.overview import list_deliveries
 from hub.store.request_ledger import RequestLedger
 from hub.store.schema import alerts, requests, results, route_decisions
 from hub.store.schema import deliveries as deliveries_table
@@ -402,8 +403,8 @@ def test_a_dead_destination_delays_nobody_else(bench: Bench) -> None:
     bench.receive()
     bench.finish()
     assert len(bench.destinations["ehr"].delivered) == 1
-    with bench.pipeline.database.read() as connection:
-        (dead,) = deliveries.ids_in_state(connection, deliveries.DeliveryState.DEAD)
+    (letter,) = list_deliveries(bench.pipeline.database, state=DeliveryState.DEAD).items
+    dead = letter.delivery_id
     assert "delivery.dead" in bench.column(alerts.c.kind)
     bench.destinations["pacs"].answers = [Receipt("stored")]
     assert bench.pipeline.deliveries.resend(dead)
