@@ -35,6 +35,14 @@ from hub.store.workers import ProcessIdentity
 
 FIRST_DELAY, MAX_DELAY = 0.5, 30.0
 _PARENT, _PARENT_SECONDS = "CAIDX_PARENT_PID", 0.5
+_KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+}
+"""For glibc's malloc in the children, unless the environment says otherwise: the next study needs
+as much memory as the last one, and pages that went back to the system are cleared again one by
+one, which is three quarters of the time that encoding a segmentation takes."""
 
 log = structlog.get_logger(__name__)
 
@@ -309,7 +317,7 @@ class RoleProcesses:
         self._end()
 
     def _start(self, role: str) -> None:
-        environment = os.environ | {_PARENT: str(os.getpid())}
+        environment = _KEEP_FREED_MEMORY | os.environ | {_PARENT: str(os.getpid())}
         self._children[role] = subprocess.Popen(list(self.commands[role]), env=environment)
         self._started[role] = time.monotonic()
 
