@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hub.errors import IntegrityError, TransientError
+from hub.store.objects import make_folder, sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,14 @@ class DocumentStore:
         sha256 = hashlib.sha256(content).hexdigest()
         path = self._path(sha256)
         if path.exists():
+            sync_folder(path.parent)  # whoever stored it may not have come so far
             return sha256
         # Nobody else's: another thread, or a process with our number on another host, may be
         # storing the same bytes.
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
-            if not path.parent.is_dir():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _sync_directory(self.root)
+            for folder in (self.root, path.parent):
+                make_folder(folder)
             with partial.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -45,7 +46,7 @@ class DocumentStore:
                 raise TransientError("no space left for documents") from error
             raise
         partial.replace(path)
-        _sync_directory(path.parent)
+        sync_folder(path.parent)
         return sha256
 
     def get(self, sha256: str) -> bytes:
@@ -64,11 +65,3 @@ class DocumentStore:
 
     def _path(self, sha256: str) -> Path:
         return self.root / sha256[:2] / sha256
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -70,10 +70,10 @@ class SegmentStore:
         path = self._path(segment)
         try:
             for folder in (self.root, path.parent):
-                _make_folder(folder)
+                make_folder(folder)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             handle = os.open(path, flags, 0o600)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise TransientError(f"cannot create a segment: {error.strerror}") from error
         return SegmentWriter(path, handle, self.minimum_free_bytes)
@@ -138,7 +138,7 @@ class SegmentStore:
         path = self._path(segment)
         with suppress(FileNotFoundError):
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def _path(self, segment: str) -> Path:
         if not _NAME.match(segment):
@@ -297,13 +297,14 @@ def _write_fully(handle: int, chunks: Sequence[Buffer]) -> None:
             pending[0] = pending[0][written:]
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """A folder that only its owner can enter, and whose name survives a power cut."""
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new name in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

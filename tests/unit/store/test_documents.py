@@ -40,3 +40,10 @@ def test_a_full_disk_is_transient_and_leaves_nothing_behind(
     with pytest.raises(TransientError, match="no space"):
         DocumentStore(tmp_path).put(b"report")
     assert list(tmp_path.glob("*/*")) == []
+
+
+def test_nobody_else_can_look_into_the_folders(tmp_path: Path) -> None:
+    store = DocumentStore(tmp_path / "documents")
+    store.put(b"report")
+    folders = [store.root, *store.root.iterdir()]
+    assert [folder.stat().st_mode & 0o077 for folder in folders] == [0, 0]
