@@ -1,0 +1,108 @@
+"""What the hub expects of its parts: the seams at which a stranger's package plugs in.
+
+Connectors and model adapters know these protocols, the domain, the formats and the errors,
+and nothing else of the hub. They arrive through the entry-point groups
+``caidx.connectors`` and ``caidx.model_adapters``.
+"""
+
+from __future__ import annotations
+
+from hub.ports.archives import (
+    Archive,
+    Holdings,
+    RemoteSeries,
+    RemoteStudy,
+    StudyQuery,
+)
+from hub.ports.components import (
+    AdapterContext,
+    AdapterKind,
+    ArchiveContext,
+    Connector,
+    DestinationContext,
+    HttpEndpoint,
+    SourceContext,
+)
+from hub.ports.destinations import (
+    Destination,
+    SendFiles,
+    SentAs,
+    SentFile,
+)
+from hub.ports.intake import (
+    EndOfTransfer,
+    Intake,
+    ObjectStore,
+    ReceivedObject,
+    Reception,
+    Sender,
+    Source,
+    Spool,
+)
+from hub.ports.jobs import (
+    AFTER_COMMIT,
+    Job,
+    Jobs,
+)
+from hub.ports.knowledge import (
+    CommitmentRequest,
+    Expectation,
+    ExpectationSource,
+    Knowledge,
+    ProcedureStep,
+    ReferencedInstance,
+)
+from hub.ports.models import (
+    ModelAdapter,
+    ModelPackage,
+)
+from hub.ports.process import (
+    Buffer,
+    Clock,
+    Health,
+    HealthState,
+    at_first_call,
+)
+
+__all__ = [
+    "AFTER_COMMIT",
+    "AdapterContext",
+    "AdapterKind",
+    "Archive",
+    "ArchiveContext",
+    "Buffer",
+    "Clock",
+    "CommitmentRequest",
+    "Connector",
+    "Destination",
+    "DestinationContext",
+    "EndOfTransfer",
+    "Expectation",
+    "ExpectationSource",
+    "Health",
+    "HealthState",
+    "Holdings",
+    "HttpEndpoint",
+    "Intake",
+    "Job",
+    "Jobs",
+    "Knowledge",
+    "ModelAdapter",
+    "ModelPackage",
+    "ObjectStore",
+    "ProcedureStep",
+    "ReceivedObject",
+    "Reception",
+    "ReferencedInstance",
+    "RemoteSeries",
+    "RemoteStudy",
+    "SendFiles",
+    "Sender",
+    "SentAs",
+    "SentFile",
+    "Source",
+    "SourceContext",
+    "Spool",
+    "StudyQuery",
+    "at_first_call",
+]

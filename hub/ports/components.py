@@ -1,0 +1,94 @@
+"""Parts as a package registers them, and what the hub gives to each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hub.domain.delivery import DocumentKind
+from hub.ports.archives import Archive, Holdings
+from hub.ports.destinations import Destination, SendFiles
+from hub.ports.intake import Intake, ObjectStore, Source
+from hub.ports.knowledge import Knowledge
+from hub.ports.models import ModelAdapter
+from hub.ports.process import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What a source gets from the hub."""
+
+    name: str
+    intake: Intake
+    clock: Clock
+    knowledge: Knowledge
+
+
+@dataclass(frozen=True, slots=True)
+class HttpEndpoint:
+    """An ASGI application that the web role serves."""
+
+    path: str
+    """Where: ``/dicom-web``."""
+    application: Any
+    """ASGI 3; it answers for its own errors in its protocol's own terms."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveContext:
+    """What the client of an archive gets from the hub."""
+
+    name: str
+    intake: Intake
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationContext:
+    """What a destination gets from the hub."""
+
+    name: str
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterContext:
+    """What a model adapter gets from the hub."""
+
+    name: str
+    objects: ObjectStore
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Connector:
+    """The value of an entry point in ``caidx.connectors``; the entry point's name is its ``kind``.
+
+    Configurations are frozen pydantic models that forbid unknown fields; the hub validates
+    them before it calls ``build_*``.
+    """
+
+    source_config: type[Any] | None = None
+    build_source: Callable[[Any, SourceContext], Source] | None = None
+    """A source with a port of its own, in the receiver's process."""
+    build_endpoint: Callable[[Any, SourceContext, Holdings], HttpEndpoint] | None = None
+    """Or a source that is part of the hub's HTTP server, in the web role's process."""
+    archive_config: type[Any] | None = None
+    build_archive: Callable[[Any, ArchiveContext], Archive] | None = None
+    destination_config: type[Any] | None = None
+    build_destination: Callable[[Any, DestinationContext], Destination] | None = None
+    accepts: Sequence[DocumentKind] = ()
+    """The documents that a destination of this kind can take."""
+    send_files: SendFiles | None = None
+    """Sends files by hand, where the protocol can."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterKind:
+    """The value of an entry point in ``caidx.model_adapters``; its name is the ``kind``."""
+
+    runtime_kind: str
+    """The manifest's ``runtime.kind`` that this adapter runs."""
+    config: type[Any]
+    build: Callable[[Any, AdapterContext], ModelAdapter]

@@ -1,0 +1,80 @@
+"""The ways out: results, and files that a person sends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from hub.domain.delivery import Document, Receipt
+
+
+class Destination(Protocol):
+    """A way out. One call, one document; thread-safe."""
+
+    def deliver(self, document: Document, idempotency_key: str) -> Receipt:
+        """Return only when the destination itself has confirmed.
+
+        Raises:
+            TransientError: try again later.
+            RejectedError: the destination will never take this document.
+        """
+        ...
+
+    def check(self) -> str:
+        """Ask whether it is there (C-ECHO, CapabilityStatement); a line for people.
+
+        Raises:
+            TransientError: it is not.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class SentAs(StrEnum):
+    """What became of one file."""
+
+    STORED = "stored"
+    WARNING = "warning"
+    """Stored; the receiver had something to say."""
+    REFUSED = "refused"
+    """The receiver will never take it."""
+    FAILED = "failed"
+    """Not stored this time: no association, out of resources, no answer."""
+    SKIPPED = "skipped"
+    """Not sent: not a file of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """One file that a person sent."""
+
+    path: Path
+    sent_as: SentAs
+    detail: str
+    """The receiver's answer or the reason, for people; no patient data."""
+    sop_instance_uid: str = ""
+
+
+class SendFiles(Protocol):
+    """Sends files to an address by hand (``caidx send``)."""
+
+    def __call__(
+        self,
+        paths: Sequence[Path],
+        *,
+        host: str,
+        port: int,
+        called_ae_title: str,
+        calling_ae_title: str,
+        on_progress: Callable[[SentFile], None] | None = None,
+    ) -> list[SentFile]:
+        """Send files, and all files in folders; one answer per file, in order.
+
+        Raises:
+            TransientError: the receiver cannot be reached at all.
+        """
+        ...
