@@ -1,271 +1,229 @@
-"""The segment store: what it acknowledged is there, whatever happens."""
+"""The segment store: what lies in it is read back, and nothing else is."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
+import fcntl
 import os
 import pickle
-import signal
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hub.domain.study import Location
 from hub.errors import IntegrityError, TransientError
+from hub.formats.part10 import part10
+from hub.ports import EndOfTransfer
 from hub.store.objects import SegmentStore
-
-STUDY = "1.2.826.0.1.3680043.8.498.1"
-
-
-def store_at(folder: Path) -> SegmentStore:
-    return SegmentStore(folder, minimum_free_bytes=0)
+from hub.store.segment_format import HEADER_SIZE, RECORD_HEADER_SIZE, whole_records
+from hub.store.segment_names import path_of
+from tests.received import Receiving, received_object, study_uid
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> SegmentStore:
-    return store_at(tmp_path / "objects")
+def hub(tmp_path: Path) -> Receiving:
+    return Receiving(tmp_path / "objects")
 
 
-def file_of(store: SegmentStore, segment: str) -> Path:
-    return next(store.root.rglob(segment))
+def fill(hub: Receiving, *numbers: int) -> list[Location]:
+    """Where the objects of one closed transfer lie."""
+    reception = hub.open()
+    for number in numbers:
+        reception.store(received_object(1, number))
+    before = set(hub.store.segments())
+    reception.close(EndOfTransfer.RELEASED)
+    (segment,) = before
+    return places(hub, segment)[:-1]
 
 
-def fill(store: SegmentStore, payloads: list[bytes]) -> list[Location]:
-    with store.create(STUDY) as writer:
-        return [writer.append([payload]) for payload in payloads]
+def places(hub: Receiving, segment: str) -> list[Location]:
+    with hub.store.open_log(segment) as log:
+        return [
+            Location(segment, record.payload_start, record.length)
+            for record, _ in whole_records(log.log)
+        ]
 
 
-def test_what_was_appended_is_read_back(store: SegmentStore) -> None:
-    payloads = [b"first", b"", b"x" * 100_000]
-    assert [store.read(place) for place in fill(store, payloads)] == payloads
+def damage(hub: Receiving, segment: str, offset: int, data: bytes) -> None:
+    with path_of(hub.root, segment).open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
 
 
-def test_chunks_are_stored_as_one_payload(store: SegmentStore) -> None:
-    with store.create(STUDY) as writer:
-        place = writer.append([b"DICM", b"", bytearray(b"meta"), memoryview(b"data set")])
-    assert place.length == 16
-    assert store.read(place) == b"DICMmetadata set"
+# --- reading ------------------------------------------------------------------------------------
 
 
-def test_a_new_store_over_the_same_folder_reads_what_the_old_one_wrote(tmp_path: Path) -> None:
-    place = fill(store_at(tmp_path), [b"kept"])[0]
-    assert store_at(tmp_path).read(place) == b"kept"
+def test_what_was_received_is_read_back(hub: Receiving) -> None:
+    found = [hub.store.read(location) for location in fill(hub, 1, 2, 3)]
+    assert found == [part10(received_object(1, number)) for number in (1, 2, 3)]
 
 
-def test_a_pickled_store_reads(store: SegmentStore) -> None:
-    place = fill(store, [b"kept"])[0]
-    copy: SegmentStore = pickle.loads(pickle.dumps(store))  # noqa: S301 - our own
-    assert copy.read(place) == b"kept"
+def test_a_pickled_store_reads(hub: Receiving) -> None:
+    (place,) = fill(hub, 1)
+    copy: SegmentStore = pickle.loads(pickle.dumps(hub.store))  # noqa: S301 - our own
+    assert copy.read(place) == part10(received_object(1, 1))
 
 
-def test_the_log_gives_every_location_and_digest_back(store: SegmentStore) -> None:
-    payloads = [b"one", b"two" * 1000, b""]
-    places = fill(store, payloads)
-    records = list(store.records(places[0].segment))
-    assert [place for place, _ in records] == places
-    assert [digest for _, digest in records] == [
-        hashlib.sha256(payload).hexdigest() for payload in payloads
-    ]
-
-
-def test_file_names_tell_nothing_about_the_study(store: SegmentStore) -> None:
-    place = fill(store, [b"x"])[0]
-    assert list(store.segments()) == [place.segment]
-    assert STUDY not in str(file_of(store, place.segment))
-    assert "/" not in place.segment
-    assert file_of(store, place.segment).stat().st_mode & 0o077 == 0
-
-
-def test_two_associations_of_one_study_get_two_segments(store: SegmentStore) -> None:
-    first, second = fill(store, [b"1"])[0], fill(store, [b"2"])[0]
-    assert first.segment != second.segment
-    assert list(store.segments()) == sorted([first.segment, second.segment])
-
-
-@settings(max_examples=60, deadline=None)
-@given(cut=st.integers(min_value=1, max_value=48 + 500))
-def test_a_torn_tail_is_left_out_and_nothing_else(
-    tmp_path_factory: pytest.TempPathFactory, cut: int
-) -> None:
-    store = store_at(tmp_path_factory.mktemp("objects"))
-    places = fill(store, [b"a" * 300, b"b" * 500])
-    path = file_of(store, places[0].segment)
-    os.truncate(path, path.stat().st_size - cut)
-    assert [place for place, _ in store.records(places[0].segment)] == places[:1]
-    assert store.read(places[0]) == b"a" * 300
-    with pytest.raises(IntegrityError):
-        store.read(places[1])
-
-
-def test_a_tail_whose_bytes_never_reached_the_disk_is_left_out(store: SegmentStore) -> None:
-    places = fill(store, [b"a" * 300, b"b" * 500])
-    with file_of(store, places[0].segment).open("r+b") as file:
-        file.seek(places[1].offset)
-        file.write(bytes(500))
-    assert [place for place, _ in store.records(places[0].segment)] == places[:1]
-
-
-def test_a_tail_of_zeros_is_left_out(store: SegmentStore) -> None:
-    places = fill(store, [b"a" * 300])
-    with file_of(store, places[0].segment).open("ab") as file:
-        file.write(bytes(4096))
-    assert [place for place, _ in store.records(places[0].segment)] == places
-
-
-def test_a_changed_record_in_the_middle_is_an_integrity_error(store: SegmentStore) -> None:
-    places = fill(store, [b"a" * 300, b"b" * 500])
-    with file_of(store, places[0].segment).open("r+b") as file:
-        file.seek(places[0].offset + 10)
-        file.write(b"!")
-    with pytest.raises(IntegrityError, match="damaged at byte 0"):
-        list(store.records(places[0].segment))
-
-
-def test_a_location_that_is_no_record_is_an_integrity_error(store: SegmentStore) -> None:
-    place = fill(store, [b"a" * 300])[0]
+def test_a_location_that_is_no_object_is_an_integrity_error(hub: Receiving) -> None:
+    first, second = fill(hub, 1, 2)
+    end = places(hub, first.segment)[-1]
     wrong = [
-        Location(place.segment, place.offset + 1, place.length),
-        Location(place.segment, place.offset, place.length - 1),
-        Location(place.segment, place.offset, place.length + 1),
-        Location(place.segment, 0, 10),
-        Location(place.segment, place.offset, -1),
-        Location("../../etc/passwd", place.offset, place.length),
-        Location("0" * 16 + "-" + "0" * 32 + ".segment", place.offset, place.length),
+        replace(first, offset=first.offset + 1),
+        replace(first, length=first.length - 1),
+        replace(first, length=first.length + 1),
+        replace(first, length=1 << 40),
+        replace(first, offset=0),
+        replace(first, offset=RECORD_HEADER_SIZE),
+        replace(first, length=-1),
+        replace(second, offset=1 << 40),
+        end,
+        replace(first, segment="../../etc/passwd"),
+        replace(first, segment="0" * 32 + ".segment"),
     ]
     for location in wrong:
         with pytest.raises(IntegrityError):
-            store.read(location)
+            hub.store.read(location)
 
 
-def test_a_deleted_segment_is_gone_and_deleting_it_again_is_fine(store: SegmentStore) -> None:
-    place = fill(store, [b"x"])[0]
-    store.delete(place.segment)
-    store.delete(place.segment)
-    assert list(store.segments()) == []
-    with pytest.raises(IntegrityError):
-        store.read(place)
+@pytest.mark.parametrize("at", range(RECORD_HEADER_SIZE))
+def test_a_damaged_record_header_is_an_integrity_error(hub: Receiving, at: int) -> None:
+    (place,) = fill(hub, 1)
+    offset = place.offset - RECORD_HEADER_SIZE + at
+    old = path_of(hub.root, place.segment).read_bytes()[offset]
+    damage(hub, place.segment, offset, bytes([old ^ 0x40]))
+    with pytest.raises(IntegrityError, match="holds no object"):
+        hub.store.read(place)
 
 
-def test_nothing_is_accepted_below_the_watermark(tmp_path: Path) -> None:
-    disk = os.statvfs(tmp_path)
-    store = SegmentStore(tmp_path, minimum_free_bytes=disk.f_bavail * disk.f_frsize * 2)
-    with store.create(STUDY) as writer, pytest.raises(TransientError, match="disk space"):
-        writer.append([b"x"])
-
-
-def test_a_full_disk_is_transient_and_leaves_the_segment_whole(
-    store: SegmentStore, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_that_cannot_be_read_is_an_integrity_error(
+    hub: Receiving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.writev
+    def pread(handle: int, length: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def half_then_full(handle: int, buffers: list[memoryview]) -> int:
-        real(handle, buffers[:2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with store.create(STUDY) as writer:
-        first = writer.append([b"first"])
-        with monkeypatch.context() as full:
-            full.setattr(os, "writev", half_then_full)
-            with pytest.raises(TransientError, match="No space left"):
-                writer.append([b"second" * 100, b"the rest"])
-        assert file_of(store, writer.segment).stat().st_size == writer.size
-        third = writer.append([b"third"])
-    assert [place for place, _ in store.records(first.segment)] == [first, third]
-    assert store.read(third) == b"third"
+    (place,) = fill(hub, 1)
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(IntegrityError, match="Input/output error"):
+        hub.store.read(place)
 
 
-def test_after_a_failed_sync_the_segment_takes_no_more(
-    store: SegmentStore, monkeypatch: pytest.MonkeyPatch
+def test_what_one_read_does_not_give_the_next_one_does(
+    hub: Receiving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(handle: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+    (place,) = fill(hub, 1)
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, length, at: real(handle, min(length, 300), at))
+    assert hub.store.read(place) == part10(received_object(1, 1))
 
-    with store.create(STUDY) as writer:
-        with monkeypatch.context() as broken:
-            broken.setattr(os, "fdatasync", fail)
-            with pytest.raises(IntegrityError):
-                writer.append([b"x"])
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def test_file_names_tell_nothing_and_only_the_owner_reads_the_files(hub: Receiving) -> None:
+    (place,) = fill(hub, 1)
+    assert list(hub.store.segments()) == [place.segment]
+    path = path_of(hub.root, place.segment)
+    assert study_uid(1) not in str(path)
+    assert path.stat().st_mode & 0o077 == 0
+    assert all(folder.stat().st_mode & 0o077 == 0 for folder in path.parents[:3])
+
+
+def test_a_store_that_is_not_there_yet_has_no_segments(tmp_path: Path) -> None:
+    assert list(SegmentStore(tmp_path / "nowhere").segments()) == []
+
+
+def test_what_is_no_segment_is_not_listed(hub: Receiving) -> None:
+    (place,) = fill(hub, 1)
+    (path_of(hub.root, place.segment).parent / "lost+found").touch()
+    (hub.root / "used" / "note").touch()
+    assert list(hub.store.segments()) == [place.segment]
+
+
+# --- logs ---------------------------------------------------------------------------------------
+
+
+def test_a_log_shows_what_is_written_after_it_was_opened(hub: Receiving) -> None:
+    reception = hub.open()
+    reception.store(received_object(1, 1))
+    (segment,) = hub.store.segments()
+    with hub.store.open_log(segment) as log:
+        assert len(list(whole_records(log.log))) == 1
+        reception.store(received_object(1, 2))
+        assert len(list(whole_records(log.log))) == 2
+        assert log.header is not None
+        assert log.is_being_written()
+        reception.close(EndOfTransfer.RELEASED)
+        assert not log.is_being_written()
+        log.sync()
+
+
+def test_a_segment_without_a_header_says_so(hub: Receiving) -> None:
+    extent = hub.pool.claim(1)
+    with hub.store.open_log(extent.segment) as log:
+        assert log.header is None
+        assert log.is_being_written()
+    os.close(extent.handle)
+
+
+def test_looking_whether_somebody_writes_leaves_no_lock_behind(hub: Receiving) -> None:
+    (place,) = fill(hub, 1)
+    with hub.store.open_log(place.segment) as log:
+        assert not log.is_being_written()
+        with path_of(hub.root, place.segment).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_released_segment_is_not_being_written(hub: Receiving) -> None:
+    (place,) = fill(hub, 1)
+    with hub.store.open_log(place.segment) as log:
+        hub.store.release(place.segment, hub.pool)
+        assert not log.is_being_written()
+
+
+def test_a_view_of_a_log_that_was_kept_does_no_harm(hub: Receiving) -> None:
+    (place,) = fill(hub, 1)
+    with hub.store.open_log(place.segment) as log:
+        kept = log.log[:HEADER_SIZE]
+    assert kept[:8] == b"CAIDXSG2"
+
+
+@pytest.mark.parametrize("segment", ["0" * 32 + ".segment", "../x", ""])
+def test_a_log_that_is_not_there_is_an_integrity_error(hub: Receiving, segment: str) -> None:
+    with pytest.raises(IntegrityError), hub.store.open_log(segment):
+        pass
+
+
+def test_a_failed_sync_of_a_log_is_an_integrity_error(
+    hub: Receiving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fdatasync(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (place,) = fill(hub, 1)
+    with hub.store.open_log(place.segment) as log:
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
         with pytest.raises(IntegrityError):
-            writer.append([b"x"])
+            log.sync()
 
 
-def test_every_append_is_synced_before_it_returns(
-    store: SegmentStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[int] = []
-    real = os.fdatasync
-
-    def note(handle: int) -> None:
-        synced.append(os.fstat(handle).st_size)
-        real(handle)
-
-    monkeypatch.setattr(os, "fdatasync", note)
-    with store.create(STUDY) as writer:
-        for _ in range(3):
-            writer.append([b"x" * 10])
-            assert synced[-1] == writer.size
-    assert len(synced) == 3
+# --- erasure ------------------------------------------------------------------------------------
 
 
-def test_a_name_is_synced_before_the_segment_is_used(
-    store: SegmentStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[str] = []
-    real = os.fsync
-
-    def note(handle: int) -> None:
-        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", note)
-    with store.create(STUDY) as writer:
-        folder = file_of(store, writer.segment).parent
-        assert synced == [store.root.parent.name, store.root.name, folder.name]
+def test_a_released_segment_is_gone_and_releasing_it_again_is_fine(hub: Receiving) -> None:
+    (place,) = fill(hub, 1)
+    hub.store.release(place.segment, hub.pool)
+    hub.store.release(place.segment, hub.pool)
+    assert list(hub.store.segments()) == []
+    with pytest.raises(IntegrityError):
+        hub.store.read(place)
 
 
-def test_a_closed_writer_takes_no_more(store: SegmentStore) -> None:
-    writer = store.create(STUDY)
-    writer.close()
-    writer.close()
-    with pytest.raises(IntegrityError, match="is closed"):
-        writer.append([b"x"])
-
-
-WRITE_FOR_EVER = """
-import sys
-from pathlib import Path
-from hub.store.objects import SegmentStore
-store = SegmentStore(Path(sys.argv[1]), minimum_free_bytes=0)
-writer = store.create("1.2.3")
-number = 0
-while True:
-    payload = number.to_bytes(4, "little") * 50_000
-    place = writer.append([payload])
-    print(place.segment, place.offset, place.length, number, flush=True)
-    number += 1
-"""
-
-
-def test_all_that_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(40)]
-    process.send_signal(signal.SIGKILL)
-    lines += process.stdout.readlines()
-    process.wait()
-    acknowledged = [line.split() for line in lines if line.endswith("\n")]
-    store = store_at(tmp_path)
-    segment = acknowledged[0][0]
-    in_log = {place for place, _ in store.records(segment)}
-    for _, offset, length, number in acknowledged:
-        place = Location(segment, int(offset), int(length))
-        assert place in in_log
-        assert store.read(place) == int(number).to_bytes(4, "little") * 50_000
-    assert len(in_log) <= len(acknowledged) + 1
+def test_a_segment_that_is_being_written_is_not_released(hub: Receiving) -> None:
+    reception = hub.open()
+    reception.store(received_object())
+    (segment,) = hub.store.segments()
+    with pytest.raises(TransientError, match="in use"):
+        hub.store.release(segment, hub.pool)
+    reception.close(EndOfTransfer.RELEASED)
+    assert len(hub.files()) == 1
