@@ -60,8 +60,21 @@ class DeliveryLedger:
         """What to send; None when it is settled already (before a crash)."""
         with self.database.read() as connection:
             task = deliveries.task(connection, delivery_id)
-        settled = (DeliveryState.DELIVERED, DeliveryState.DEAD)
+        settled = (DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.SUPERSEDED)
         return None if task is None or task.delivery.state in settled else task
+
+    def supersede(self, task: DeliveryTask) -> bool:
+        """Leave it unsent where a newer report is, or will be, in its place; False: it is not so.
+
+        An attempt that failed at first must not undo the amended report that came after it.
+        """
+        with self.database.read() as connection:
+            revision = deliveries.replaced_by(connection, task.delivery)
+        if revision is None:
+            return False
+        detail = f"not sent: the result of revision {revision} takes its place"
+        self._settle(task, "delivery.superseded", DeliveryState.SUPERSEDED, detail)
+        return True
 
     def confirm(self, task: DeliveryTask, receipt: Receipt) -> None:
         """The destination confirmed."""

@@ -6,11 +6,14 @@ import errno
 import hashlib
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from hub.errors import IntegrityError, TransientError
-from hub.store.objects import make_folder, sync_folder
+from hub.store.disk import make_folder, sync_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class DocumentStore:
         sha256 = hashlib.sha256(content).hexdigest()
         path = self._path(sha256)
         if path.exists():
+            os.utime(path)  # it counts as new: the sweep leaves it alone
             sync_folder(path.parent)  # whoever stored it may not have come so far
             return sha256
         # Nobody else's: another thread, or a process with our number on another host, may be
@@ -58,10 +62,23 @@ class DocumentStore:
         try:
             content = self._path(sha256).read_bytes()
         except FileNotFoundError as error:
-            raise IntegrityError(f"document {sha256} is missing") from error
+            message = f"document {sha256} is missing: its study was deleted, or the file is lost"
+            raise IntegrityError(message) from error
         if hashlib.sha256(content).hexdigest() != sha256:
             raise IntegrityError(f"document {sha256} was changed")
         return content
+
+    def delete(self, sha256: str) -> None:
+        """Remove a document; one that is already gone is fine."""
+        self._path(sha256).unlink(missing_ok=True)
+
+    def older_than(self, moment: datetime) -> Iterator[Path]:
+        """The files that nobody has stored or begun since: documents, by the SHA-256 that is their
+        name, and ``*.partial`` files that a crash left behind."""
+        for path in sorted(self.root.glob("??/*")):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < moment.timestamp():
+                    yield path
 
     def _path(self, sha256: str) -> Path:
         return self.root / sha256[:2] / sha256

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from hub.domain.identity import PatientIdentity
 from hub.domain.study import (
@@ -20,8 +22,11 @@ from hub.domain.study import (
     Study,
     StudyKey,
 )
-from hub.store.database import insert_new
+from hub.errors import RejectedError
 from hub.store.schema import associations, instances, studies, study_revisions
+
+_AT_ONCE = 500
+"""Values in one IN (...)."""
 
 
 class InstanceState(StrEnum):
@@ -50,39 +55,51 @@ _HEADER_FIELDS = (
 _TUPLES = ("warnings", "image_position_patient", "image_orientation_patient", "pixel_spacing")
 
 
-def known_digests(connection: sa.Connection, sop_instance_uid: str) -> set[str]:
-    """SHA-256 of every version of an instance that is stored."""
-    query = sa.select(instances.c.sha256).where(instances.c.sop_instance_uid == sop_instance_uid)
-    return set(connection.execute(query).scalars())
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """One stored object, as it goes into the index."""
+
+    instance: Instance
+    revision: int
+    """Of its study: the first one that it belongs to; 0 for a conflict."""
+    state: InstanceState
+    association_id: str
+    received_at: datetime
 
 
-def add(
-    connection: sa.Connection,
-    instance: Instance,
-    *,
-    revision: int,
-    state: InstanceState,
-    association_id: str,
-    received_at: datetime,
-) -> bool:
-    """Index one stored object; False where these bytes, or another current version of the
-    instance, are there already: another transfer was faster."""
-    return insert_new(
-        connection,
-        instances,
-        sop_instance_uid=instance.sop_instance_uid,
-        sha256=instance.sha256,
-        study_instance_uid=instance.study_instance_uid,
-        series_instance_uid=instance.series_instance_uid,
-        revision=revision,
-        state=state.value,
-        association_id=association_id,
-        segment=instance.location.segment,
-        offset=instance.location.offset,
-        length=instance.location.length,
-        received_at=received_at,
-        header=_header(instance),
+def known_digests(
+    connection: sa.Connection, sop_instance_uids: Collection[str]
+) -> dict[str, set[str]]:
+    """SOP Instance UID -> SHA-256 of every version that is stored, of those that are stored."""
+    known: dict[str, set[str]] = defaultdict(set)
+    uids = list(sop_instance_uids)
+    for start in range(0, len(uids), _AT_ONCE):
+        rows = connection.execute(
+            sa.select(instances.c.sop_instance_uid, instances.c.sha256).where(
+                instances.c.sop_instance_uid.in_(uids[start : start + _AT_ONCE])
+            )
+        )
+        for uid, sha256 in rows:
+            known[uid].add(sha256)
+    return known
+
+
+def add(connection: sa.Connection, rows: Sequence[IndexRow]) -> None:
+    """Index stored objects; those whose bytes are there already stay as they are."""
+    if not rows:
+        return
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(
+        insert(instances).on_conflict_do_nothing(), [_index_values(row) for row in rows]
     )
+
+
+def are_in(connection: sa.Connection, segment: str, study_instance_uid: str) -> bool:
+    """Whether the index refers to anything in a segment, which holds that study's objects."""
+    query = sa.select(sa.literal(1)).where(
+        instances.c.study_instance_uid == study_instance_uid, instances.c.segment == segment
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def first_patient(connection: sa.Connection, study_instance_uid: str) -> PatientIdentity | None:
@@ -100,7 +117,11 @@ def first_patient(connection: sa.Connection, study_instance_uid: str) -> Patient
 
 
 def load_study(connection: sa.Connection, key: StudyKey) -> Study:
-    """The study as it was complete with this revision: what came later is not in it."""
+    """The study as it was complete with this revision: what came later is not in it.
+
+    Raises:
+        RejectedError: its images were deleted.
+    """
     revision = connection.execute(
         sa.select(study_revisions, studies.c.problems)
         .join(studies, studies.c.study_instance_uid == study_revisions.c.study_instance_uid)
@@ -119,7 +140,9 @@ def load_study(connection: sa.Connection, key: StudyKey) -> Study:
         )
         .order_by(instances.c.received_at, instances.c.sop_instance_uid)
     ).all()
-    found = [_instance(row._mapping) for row in rows]  # noqa: SLF001 - documented accessor
+    if not rows:
+        raise RejectedError("the images of this revision of the study were deleted")
+    found = [instance_of_row(row._mapping) for row in rows]  # noqa: SLF001 - documented accessor
     first = found[0]
     text = first.attributes
     return Study(
@@ -137,7 +160,8 @@ def load_study(connection: sa.Connection, key: StudyKey) -> Study:
             complete=revision.state != "receiving",
             evidence=EvidenceKind(revision.evidence),
             received=len(found),
-            expected=revision.expected_instances,
+            # what was expected of the whole study says nothing of a series that is complete
+            expected=revision.expected_instances if revision.scope == "study" else None,
         ),
         received_at=revision.last_received_at,
         calling_ae_title=rows[0].calling_ae_title,
@@ -166,6 +190,24 @@ def _first(texts: Iterable[str]) -> str:
     return next((text for text in texts if text), "")
 
 
+def _index_values(row: IndexRow) -> dict[str, object]:
+    instance = row.instance
+    return {
+        "sop_instance_uid": instance.sop_instance_uid,
+        "sha256": instance.sha256,
+        "study_instance_uid": instance.study_instance_uid,
+        "series_instance_uid": instance.series_instance_uid,
+        "revision": row.revision,
+        "state": row.state.value,
+        "association_id": row.association_id,
+        "segment": instance.location.segment,
+        "offset": instance.location.offset,
+        "length": instance.location.length,
+        "received_at": row.received_at,
+        "header": _header(instance),
+    }
+
+
 def _header(instance: Instance) -> dict[str, object]:
     patient = instance.patient
     return {
@@ -181,7 +223,8 @@ def _header(instance: Instance) -> dict[str, object]:
     }
 
 
-def _instance(row: Mapping[str, Any] | sa.RowMapping) -> Instance:
+def instance_of_row(row: Mapping[str, Any] | sa.RowMapping) -> Instance:
+    """The domain's view of a row of ``instances``."""
     header: dict[str, Any] = row["header"]
     values: dict[str, Any] = {
         name: tuple(header[name]) if name in _TUPLES and header[name] is not None else header[name]

@@ -60,6 +60,12 @@ class StudyRow:
     completed_at: datetime | None
     problems: list[str]
     """Why it is held back; empty when it may be processed."""
+    scope: str
+    """study, or series: closed early for the routes that start with a complete series."""
+    legal_hold: str | None
+    """Why nothing of the study may be deleted; null when it may."""
+    purged_at: datetime | None
+    """When its images were deleted; null when they are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ class RouteDecisionRow:
     revision: int
     route: str
     decision: str
-    """match, no-match or rule-error."""
+    """match, no-match, incomplete or rule-error."""
     reasons: list[str]
     decided_at: datetime
 
@@ -156,7 +162,7 @@ class DeliveryRow:
     destination: str
     kind: str
     state: str
-    """pending, retrying, delivered or dead."""
+    """pending, retrying, delivered, dead or superseded."""
     attempts: int
     detail: str
     created_at: datetime
@@ -368,6 +374,8 @@ def _explained(timeline: StudyTimeline, row: StudyRow) -> Iterator[str]:
         yield f"{head}: still being received, {instances} so far"
         return
     yield f"{head}: complete with {instances} ({row.evidence})"
+    if row.purged_at is not None:
+        yield f"{head}: its images were deleted on {row.purged_at:%Y-%m-%d %H:%M} UTC"
     for text in row.problems:
         yield f"{head}: held back, no AI is run: {text}"
     if row.state != "routed":
@@ -384,6 +392,8 @@ def _decided(timeline: StudyTimeline, decision: RouteDecisionRow) -> str:
     reasons = "; ".join(decision.reasons)
     if decision.decision == "no-match":
         return f"rule {decision.route} does not match, AI was not run: {reasons}"
+    if decision.decision == "incomplete":
+        return f"rule {decision.route} matches, AI was not run: {reasons}"
     if decision.decision == "rule-error":
         return f"rule {decision.route} failed and has to be mended, AI was not run: {reasons}"
     for request in timeline.requests:
@@ -435,7 +445,11 @@ def _columns(table: sa.Table, entry: type[Any]) -> list[sa.Column[Any]]:
 
 def _studies() -> sa.Select[Any]:
     return sa.select(
-        *_columns(study_revisions, StudyRow), studies.c.first_received_at, studies.c.problems
+        *_columns(study_revisions, StudyRow),
+        studies.c.first_received_at,
+        studies.c.problems,
+        studies.c.legal_hold,
+        studies.c.purged_at,
     ).join(studies, studies.c.study_instance_uid == study_revisions.c.study_instance_uid)
 
 

@@ -32,10 +32,20 @@ class RequestLedger:
     journal: Journal
     retry_policy: RetryPolicy
 
-    def create(self, connection: sa.Connection, request: RequestRow) -> None:
-        """Record a request and enqueue its job, once for its deterministic identifier."""
+    def create(
+        self, connection: sa.Connection, request: RequestRow, first: Job | None = None
+    ) -> None:
+        """Record a request and enqueue its job, once for its deterministic identifier; or another
+        job first, which calls ``start`` in the end."""
         if results.add_request(connection, request):
-            self._enqueue(connection, request, delay_seconds=0.0)
+            if first is not None:
+                self.jobs.enqueue(connection, first)
+            else:
+                self.start(connection, request)
+
+    def start(self, connection: sa.Connection, request: RequestRow) -> None:
+        """Enqueue the job of a request that is on record."""
+        self._enqueue(connection, request, delay_seconds=0.0)
 
     def begin(self, request_id: str) -> RequestRow | None:
         """Start an attempt; None when the request was answered already (before a crash)."""

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from hub.domain.delivery import Document
 from hub.domain.finding import Finding
 from hub.domain.identity import PatientIdentity, StudyIdentity
-from hub.domain.inference import InferenceResult, ModelKey, Priority
+from hub.domain.inference import InferenceResult, ModelKey, Outcome, Priority
 from hub.domain.study import StudyKey
 from hub.store.database import insert_new
 from hub.store.schema import documents, requests, results
@@ -55,6 +55,10 @@ class RequestRow:
     attempts: int
     detail: str
     created_at: datetime
+    input_sha256: str = ""
+    """`hub.domain.inference.input_digest` of what it asks about."""
+    priors: Mapping[str, Any] | None = None
+    """What was found of the priors that the model wants (`hub.prior_steps`)."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
@@ -81,7 +85,74 @@ def add_request(connection: sa.Connection, request: RequestRow) -> bool:
         attempts=request.attempts,
         detail=request.detail,
         created_at=request.created_at,
+        input_sha256=request.input_sha256,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRequest:
+    """What a route asked about a study before."""
+
+    request_id: str
+    revision: int
+    model_id: str
+    series_instance_uids: tuple[str, ...]
+    input_sha256: str
+    shadow: bool
+    state: RequestState
+    outcome: Outcome | None
+    created_at: datetime
+
+    @property
+    def stands(self) -> bool:
+        """It was answered, or will be."""
+        return self.state is RequestState.DONE or self.state in OPEN_STATES
+
+    @property
+    def was_reported(self) -> bool:
+        """A report of it was made: the model was asked, and not in shadow mode."""
+        asked = self.outcome is not None and self.outcome is not Outcome.UNSUITABLE
+        return asked and not self.shadow
+
+
+def earlier_requests(
+    connection: sa.Connection, study_instance_uid: str, route: str
+) -> list[EarlierRequest]:
+    """Every request of a route about a study, the latest revision first."""
+    rows = connection.execute(
+        sa.select(requests, results.c.outcome)
+        .outerjoin(results, results.c.request_id == requests.c.request_id)
+        .where(requests.c.study_instance_uid == study_instance_uid, requests.c.route == route)
+        .order_by(requests.c.revision.desc(), requests.c.created_at.desc())
+    )
+    return [
+        EarlierRequest(
+            request_id=row.request_id,
+            revision=row.revision,
+            model_id=row.model_id,
+            series_instance_uids=tuple(row.series),
+            input_sha256=row.input_sha256,
+            shadow=row.mode == "shadow",
+            state=RequestState(row.state),
+            outcome=None if row.outcome is None else Outcome(row.outcome),
+            created_at=row.created_at,
+        )
+        for row in rows
+    ]
+
+
+def amended_revision(connection: sa.Connection, request: RequestRow) -> int | None:
+    """Revision of the study whose report a request's report will replace; None: there is none."""
+    earlier = earlier_requests(connection, request.study.study_instance_uid, request.route)
+    replaced = (
+        one.revision
+        for one in earlier
+        if one.was_reported
+        and one.model_id == request.model.model_id
+        and one.request_id != request.request_id
+        and one.created_at <= request.created_at
+    )
+    return next(replaced, None)
 
 
 def get_request(connection: sa.Connection, request_id: str) -> RequestRow:
@@ -157,6 +228,8 @@ def request_from_row(row: sa.Row[Any]) -> RequestRow:
         attempts=row.attempts,
         detail=row.detail,
         created_at=row.created_at,
+        input_sha256=row.input_sha256,
+        priors=row.priors,
         started_at=row.started_at,
         finished_at=row.finished_at,
     )

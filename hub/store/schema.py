@@ -59,9 +59,23 @@ association_studies = sa.Table(
     metadata,
     sa.Column("association_id", sa.ForeignKey("associations.association_id"), primary_key=True),
     sa.Column("study_instance_uid", sa.String(64), primary_key=True, index=True),
-    sa.Column("segment", sa.String(128), nullable=False),
+    sa.Column("duplicates", sa.Integer, nullable=False, server_default="0"),
 )
-"""Which studies a transfer carried, and the segment their bytes went to."""
+"""Which studies a transfer carried, and how many of its objects were there already."""
+
+segments = sa.Table(
+    "segments",
+    metadata,
+    sa.Column("segment", sa.String(128), primary_key=True),
+    sa.Column("association_id", sa.String(36), nullable=False, index=True),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("indexed_to", sa.BigInteger, nullable=False),
+    sa.Column("opened_at", UtcTime, nullable=False),
+)
+"""What of each segment is indexed. ``state``: open; sealed, nothing is added any more; released,
+nothing in it is needed: it is to be overwritten. ``indexed_to`` is the offset of the first record
+that is not indexed yet."""
 
 instances = sa.Table(
     "instances",
@@ -99,7 +113,71 @@ studies = sa.Table(
     sa.Column("issuer_of_patient_id", sa.String(64), nullable=False),
     sa.Column("first_received_at", UtcTime, nullable=False, index=True),
     sa.Column("problems", sa.JSON, nullable=False),
+    sa.Column("legal_hold", sa.Text),
+    sa.Column("purged_at", UtcTime),
 )
+"""``legal_hold`` is why nothing of it may be deleted, and on whose word; null: it may.
+``purged_at`` is when its images were deleted; null again when new ones come."""
+
+expectations = sa.Table(
+    "expectations",
+    metadata,
+    sa.Column("study_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("source", sa.String(32), primary_key=True),
+    sa.Column("number_of_instances", sa.Integer),
+    sa.Column("sop_instance_uids", sa.JSON, nullable=False),
+    sa.Column("learned_at", UtcTime, nullable=False),
+)
+"""What a study will consist of, by who says so (hub.ports.ExpectationSource); it may be known
+before the first image."""
+
+fetches = sa.Table(
+    "fetches",
+    metadata,
+    sa.Column("fetch_id", sa.String(64), primary_key=True),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("request_id", sa.String(32), index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("archive", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("wanted", sa.JSON, nullable=False),
+    sa.Column("found", sa.JSON, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("asked_at", UtcTime, nullable=False),
+    sa.Column("deadline_at", UtcTime, nullable=False),
+    sa.Column("finished_at", UtcTime),
+)
+"""What the hub asked an archive for. ``kind``: study, missing, prior. ``state``: running, done,
+nothing-found, failed, timed-out."""
+
+storage_commitments = sa.Table(
+    "storage_commitments",
+    metadata,
+    sa.Column("transaction_uid", sa.String(64), primary_key=True),
+    sa.Column("calling_ae_title", sa.String(64), primary_key=True),
+    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("references", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("requested_at", UtcTime, nullable=False),
+    sa.Column("next_attempt_at", UtcTime),
+    sa.Column("reported_at", UtcTime),
+)
+"""Questions of storage commitment (PS3.4 annex J). ``state``: asked, reported, unreachable."""
+
+procedure_steps = sa.Table(
+    "procedure_steps",
+    metadata,
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("performed_series", sa.JSON, nullable=False),
+    sa.Column("changed_at", UtcTime, nullable=False),
+)
+"""Modality Performed Procedure Steps (PS3.4 annex F): status and the instances that they made."""
 
 study_revisions = sa.Table(
     "study_revisions",
@@ -113,9 +191,14 @@ study_revisions = sa.Table(
     sa.Column("received_instances", sa.Integer, nullable=False),
     sa.Column("last_received_at", UtcTime, nullable=False),
     sa.Column("completed_at", UtcTime),
+    sa.Column("scope", sa.String(16), nullable=False, server_default="study"),
+    sa.Column("complete_series", sa.JSON),
+    sa.Column("asked_archive_at", UtcTime),
     sa.Index("ix_study_revisions_due", "state", "due_at"),
 )
-"""``state``: receiving, complete, routed. ``due_at`` is when the evidence makes it complete."""
+"""``scope``: study; series: closed early for the routes that start with a complete series, and
+``complete_series`` says which are and why.
+``state``: receiving, complete, routed. ``due_at`` is when the evidence makes it complete."""
 
 route_decisions = sa.Table(
     "route_decisions",
@@ -145,6 +228,8 @@ requests = sa.Table(
     sa.Column("series", sa.JSON, nullable=False),
     sa.Column("deliver_to", sa.JSON, nullable=False),
     sa.Column("reasons", sa.JSON, nullable=False),
+    sa.Column("input_sha256", sa.String(64), nullable=False, server_default=""),
+    sa.Column("priors", sa.JSON),
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
@@ -152,7 +237,9 @@ requests = sa.Table(
     sa.Column("started_at", UtcTime),
     sa.Column("finished_at", UtcTime),
 )
-"""One question to one model. ``state``: queued, running, retrying, done, failed, quarantined."""
+"""One question to one model. ``input_sha256`` is a digest of the instances that were selected:
+the same input is not asked about again. ``priors``: what was found of the prior examinations that
+the model wants, or why not. ``state``: queued, running, retrying, done, failed, quarantined."""
 
 results = sa.Table(
     "results",
@@ -176,8 +263,10 @@ documents = sa.Table(
     sa.Column("related_uids", sa.JSON, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("length", sa.BigInteger, nullable=False),
+    sa.Column("purged_at", UtcTime),
 )
-"""Encoded results; the bytes are the file of that SHA-256 in the document store."""
+"""Encoded results; the bytes are the file of that SHA-256 in the document store, until they were
+deleted (``purged_at``)."""
 
 deliveries = sa.Table(
     "deliveries",
@@ -226,6 +315,15 @@ workers = sa.Table(
     sa.Column("health", sa.JSON, nullable=False),
 )
 """Every process that holds work; a dead one's work is taken over."""
+
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(160), nullable=False),
+    sa.Column("until", UtcTime, nullable=False),
+)
+"""Work that only one process does at a time, and who does it until when."""
 
 audit_log = sa.Table(
     "audit_log",

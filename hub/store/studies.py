@@ -1,4 +1,4 @@
-"""Transfers, studies and their revisions: what the intake writes and completeness reads."""
+"""Studies and their revisions: what the indexer writes and completeness reads."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from hub.domain.identity import PatientIdentity
-from hub.domain.routing import Decision, Match, NoMatch
+from hub.domain.routing import Decision, Incomplete, Match, NoMatch
 from hub.domain.study import EvidenceKind, StudyKey
-from hub.ports import EndOfTransfer, Sender
+from hub.ports import Expectation, ExpectationSource
 from hub.store.database import insert_new
 from hub.store.schema import (
     UtcTime,
     association_studies,
     associations,
+    expectations,
     instances,
     route_decisions,
     studies,
@@ -25,6 +26,7 @@ from hub.store.schema import (
 )
 
 RECEIVING, COMPLETE, ROUTED = "receiving", "complete", "routed"
+_TRUST = [source.value for source in ExpectationSource]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,114 +36,8 @@ class OpenRevision:
     key: StudyKey
     is_new: bool
     """It was opened by this call."""
-    same_patient: bool
-
-
-# --- transfers ---------------------------------------------------------------------------
-
-
-def open_association(
-    connection: sa.Connection, association_id: str, receiver_id: str, sender: Sender, at: datetime
-) -> None:
-    """Record the start of a transfer."""
-    connection.execute(
-        sa.insert(associations).values(
-            association_id=association_id,
-            receiver_id=receiver_id,
-            source=sender.source,
-            calling_ae_title=sender.calling_ae_title,
-            called_ae_title=sender.called_ae_title,
-            address=sender.address,
-            opened_at=at,
-        )
-    )
-
-
-def join_association(
-    connection: sa.Connection, association_id: str, study_instance_uid: str, segment: str
-) -> None:
-    """Record that a transfer carries a study, and where its bytes go."""
-    connection.execute(
-        sa.insert(association_studies).values(
-            association_id=association_id, study_instance_uid=study_instance_uid, segment=segment
-        )
-    )
-
-
-def close_association(
-    connection: sa.Connection, association_id: str, end: EndOfTransfer, at: datetime
-) -> bool:
-    """Record the end of a transfer; False when it had ended already."""
-    done = connection.execute(
-        sa.update(associations)
-        .where(associations.c.association_id == association_id, associations.c.closed_at.is_(None))
-        .values(closed_at=at, end=end.value)
-    )
-    return done.rowcount == 1
-
-
-def open_associations_of(connection: sa.Connection, receiver_id: str) -> list[str]:
-    """Transfers that a receiver left open: it died while they ran."""
-    return list(
-        connection.execute(
-            sa.select(associations.c.association_id).where(
-                associations.c.receiver_id == receiver_id, associations.c.closed_at.is_(None)
-            )
-        ).scalars()
-    )
-
-
-def receivers_with_open_associations(connection: sa.Connection) -> list[str]:
-    """Every receiver that holds an open transfer, dead ones too."""
-    return list(
-        connection.execute(
-            sa.select(associations.c.receiver_id.distinct()).where(
-                associations.c.closed_at.is_(None)
-            )
-        ).scalars()
-    )
-
-
-def sender_of(connection: sa.Connection, association_id: str) -> Sender:
-    """Who sent a transfer."""
-    row = connection.execute(
-        sa.select(associations).where(associations.c.association_id == association_id)
-    ).one()
-    return Sender(
-        source=row.source,
-        calling_ae_title=row.calling_ae_title,
-        called_ae_title=row.called_ae_title,
-        address=row.address,
-    )
-
-
-def studies_of_association(connection: sa.Connection, association_id: str) -> dict[str, str]:
-    """Study Instance UID -> segment, for one transfer."""
-    rows = connection.execute(
-        sa.select(association_studies.c.study_instance_uid, association_studies.c.segment).where(
-            association_studies.c.association_id == association_id
-        )
-    )
-    return {row.study_instance_uid: row.segment for row in rows}
-
-
-def received_in_association(
-    connection: sa.Connection, association_id: str, study_instance_uid: str
-) -> list[str]:
-    """SHA-256 of what one transfer added to a study, in order of SOP Instance UID."""
-    return list(
-        connection.execute(
-            sa.select(instances.c.sha256)
-            .where(
-                instances.c.association_id == association_id,
-                instances.c.study_instance_uid == study_instance_uid,
-            )
-            .order_by(instances.c.sop_instance_uid)
-        ).scalars()
-    )
-
-
-# --- revisions ---------------------------------------------------------------------------
+    patient_key: tuple[str, str]
+    """`PatientIdentity.key` of the study."""
 
 
 def revision_for_new_instance(
@@ -158,12 +54,14 @@ def revision_for_new_instance(
         problems=[],
     )
     study = _lock_study(connection, study_instance_uid).one()
-    same = (study.patient_id, study.issuer_of_patient_id) == patient.key
+    afresh = study.purged_at is not None
+    if afresh:
+        study = _start_afresh(connection, study_instance_uid, patient)
+    patient_key = (study.patient_id, study.issuer_of_patient_id)
     latest = _latest_revision(connection, study_instance_uid)
     if latest is not None and latest.state == RECEIVING:
-        return OpenRevision(
-            StudyKey(study_instance_uid, latest.revision), is_new=False, same_patient=same
-        )
+        key = StudyKey(study_instance_uid, latest.revision)
+        return OpenRevision(key, is_new=False, patient_key=patient_key)
     key = StudyKey(study_instance_uid, 1 if latest is None else latest.revision + 1)
     connection.execute(
         sa.insert(study_revisions).values(
@@ -172,53 +70,130 @@ def revision_for_new_instance(
             state=RECEIVING,
             due_at=at,
             evidence=EvidenceKind.QUIET_TIME.value,
-            received_instances=0 if latest is None else latest.received_instances,
+            received_instances=0 if latest is None or afresh else latest.received_instances,
             expected_instances=None if latest is None else latest.expected_instances,
             last_received_at=at,
         )
     )
-    return OpenRevision(key, is_new=True, same_patient=same)
+    return OpenRevision(key, is_new=True, patient_key=patient_key)
 
 
-def count_instance(
-    connection: sa.Connection, key: StudyKey, *, at: datetime, due_at: datetime
+def _start_afresh(
+    connection: sa.Connection, study_instance_uid: str, patient: PatientIdentity
+) -> sa.Row[Any]:
+    """A study whose images were deleted comes again: what held those back says nothing of these."""
+    connection.execute(
+        sa.update(studies)
+        .where(studies.c.study_instance_uid == study_instance_uid)
+        .values(
+            patient_id=patient.patient_id,
+            issuer_of_patient_id=patient.issuer_of_patient_id,
+            problems=[],
+            purged_at=None,
+        )
+    )
+    return _lock_study(connection, study_instance_uid).one()
+
+
+def count_instances(
+    connection: sa.Connection, key: StudyKey, number: int, *, at: datetime, due_at: datetime
 ) -> None:
-    """One more instance: the quiet time starts again, unless the expected count is reached."""
+    """So many more instances, the last one received at a time: the quiet time starts again.
+    ``apply_expectations`` then tells whether anybody has to wait for it."""
     revisions = study_revisions
-    received = revisions.c.received_instances + 1
-    # A missing expectation compares as NULL, which is not true: then the quiet time holds.
-    reached = received >= revisions.c.expected_instances
+    last = sa.case(
+        (revisions.c.last_received_at > _moment(at), revisions.c.last_received_at),
+        else_=_moment(at),
+    )
     connection.execute(
         sa.update(revisions)
         .where(*_is(key))
         .values(
-            received_instances=received,
-            last_received_at=at,
-            due_at=sa.case((reached, _moment(at)), else_=_moment(due_at)),
-            evidence=sa.case(
-                (reached, EvidenceKind.EXPECTED_COUNT.value), else_=EvidenceKind.QUIET_TIME.value
-            ),
+            received_instances=revisions.c.received_instances + number,
+            last_received_at=last,
+            due_at=due_at,
+            evidence=EvidenceKind.QUIET_TIME.value,
         )
     )
 
 
-def expect_instances(
-    connection: sa.Connection, key: StudyKey, expected: int, *, at: datetime
-) -> None:
-    """A source learned how many instances the study has (the strongest evidence)."""
-    revisions = study_revisions
-    reached = revisions.c.received_instances >= expected
-    connection.execute(
-        sa.update(revisions)
-        .where(*_is(key), revisions.c.state == RECEIVING)
-        .values(
-            expected_instances=expected,
-            due_at=sa.case((reached, _moment(at)), else_=revisions.c.due_at),
-            evidence=sa.case(
-                (reached, EvidenceKind.EXPECTED_COUNT.value), else_=revisions.c.evidence
-            ),
+def expect(connection: sa.Connection, expectation: Expectation, at: datetime) -> None:
+    """Record what a study will consist of, in place of what the same source said before."""
+    keys = {
+        "study_instance_uid": expectation.study_instance_uid,
+        "source": expectation.source.value,
+    }
+    values = {
+        "number_of_instances": expectation.number_of_instances,
+        "sop_instance_uids": list(dict.fromkeys(expectation.sop_instance_uids)),
+        "learned_at": at,
+    }
+    if not insert_new(connection, expectations, **keys, **values):
+        connection.execute(
+            sa.update(expectations)
+            .where(*(expectations.c[name] == value for name, value in keys.items()))
+            .values(**values)
         )
-    )
+    apply_expectations(connection, expectation.study_instance_uid, at)
+
+
+def apply_expectations(connection: sa.Connection, study_instance_uid: str, at: datetime) -> None:
+    """Hold what is known of a study against what has arrived: a study of which all is there is
+    due at once (the strongest evidence), one that lacks something waits as before.
+
+    The most trusted source decides (`hub.ports.ExpectationSource`). What an earlier revision
+    satisfied already says nothing about when the late images of this one are all there.
+    """
+    expected = _expectation(connection, study_instance_uid)
+    if expected is None:
+        return
+    _lock_study(connection, study_instance_uid).one_or_none()
+    revision = _latest_revision(connection, study_instance_uid)
+    if revision is None or revision.state != RECEIVING:
+        return
+    named = frozenset(expected.sop_instance_uids)
+    number = len(named) or expected.number_of_instances
+    if number is None:
+        return
+    values: dict[str, Any] = {"expected_instances": number}
+    key = StudyKey(study_instance_uid, revision.revision)
+    if revision.received_instances >= number and _is_reached(connection, key, number, named):
+        values |= {"due_at": at, "evidence": EvidenceKind.EXPECTED_COUNT.value}
+    connection.execute(sa.update(study_revisions).where(*_is(key)).values(**values))
+
+
+def _expectation(
+    connection: sa.Connection, study_instance_uid: str
+) -> sa.Row[tuple[Any, ...]] | None:
+    """What the most trusted source says that says anything."""
+    query = sa.select(expectations).where(expectations.c.study_instance_uid == study_instance_uid)
+    said = [
+        row
+        for row in connection.execute(query)
+        if row.sop_instance_uids or row.number_of_instances is not None
+    ]
+    return min(said, key=lambda row: _TRUST.index(row.source), default=None)
+
+
+def _is_reached(
+    connection: sa.Connection, key: StudyKey, number: int, named: frozenset[str]
+) -> bool:
+    """All is there now, and was not with the revision before."""
+    if not named:
+        query = sa.select(study_revisions.c.received_instances).where(
+            *_is(StudyKey(key.study_instance_uid, key.revision - 1))
+        )
+        before: int = connection.execute(query).scalar() or 0
+        return before < number
+    current = connection.execute(
+        sa.select(instances.c.sop_instance_uid, instances.c.revision).where(
+            instances.c.study_instance_uid == key.study_instance_uid,
+            instances.c.state == "current",
+        )
+    ).all()
+    return named <= {row.sop_instance_uid for row in current} and not named <= {
+        row.sop_instance_uid for row in current if row.revision < key.revision
+    }
 
 
 def bring_forward_after_release(
@@ -308,6 +283,30 @@ def mark_routed(
         )
 
 
+def latest_whole_revision(connection: sa.Connection, study_instance_uid: str) -> StudyKey | None:
+    """The last revision of the whole study that is complete; None where there is none."""
+    revisions = study_revisions.c
+    number = connection.execute(
+        sa.select(sa.func.max(revisions.revision)).where(
+            revisions.study_instance_uid == study_instance_uid,
+            revisions.scope == "study",
+            revisions.state != RECEIVING,
+        )
+    ).scalar()
+    return None if number is None else StudyKey(study_instance_uid, number)
+
+
+def reopen(connection: sa.Connection, key: StudyKey) -> None:
+    """Drop the routes' answers about a revision, so that they are asked again."""
+    connection.execute(sa.update(study_revisions).where(*_is(key)).values(state=COMPLETE))
+    connection.execute(
+        sa.delete(route_decisions).where(
+            route_decisions.c.study_instance_uid == key.study_instance_uid,
+            route_decisions.c.revision == key.revision,
+        )
+    )
+
+
 def add_problem(connection: sa.Connection, study_instance_uid: str, problem: str) -> bool:
     """Hold a study back; False when this problem is known already."""
     study = _lock_study(connection, study_instance_uid).one()
@@ -321,7 +320,7 @@ def add_problem(connection: sa.Connection, study_instance_uid: str, problem: str
     return True
 
 
-_DECISION_NAMES = {Match: "match", NoMatch: "no-match"}
+_DECISION_NAMES = {Match: "match", NoMatch: "no-match", Incomplete: "incomplete"}
 
 
 def _moment(at: datetime) -> sa.ColumnElement[datetime]:

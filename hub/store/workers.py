@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 
+from hub.domain.process import ProcessIdentity
 from hub.ports import Health
 from hub.store.schema import workers
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessIdentity:
-    """A process that cannot be mistaken for another one with the same number."""
-
-    executor_id: str
-    host_identity: str
-    """Boot and PID namespace: process numbers mean something only within it."""
-    pid: int
-    process_started: str
-    """Start time in clock ticks since boot (/proc/<pid>/stat field 22)."""
 
 
 def register(connection: sa.Connection, process: ProcessIdentity, role: str, at: datetime) -> None:
@@ -81,3 +69,13 @@ def present(
         )
         for row in rows
     ]
+
+
+def forget(connection: sa.Connection, gone_before: datetime, holders: Collection[str]) -> int:
+    """Drop processes that ended long ago and hold no work; returns how many."""
+    done = connection.execute(
+        sa.delete(workers).where(
+            workers.c.gone_at < gone_before, workers.c.executor_id.not_in(list(holders))
+        )
+    )
+    return done.rowcount

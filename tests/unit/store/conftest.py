@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hub.store.database import Database, migrate, open_database, sqlite_url
-from hub.store.intake import QuietTimes, StudyIntake
-from hub.store.objects import SegmentStore
+from hub.store.index_batch import QuietTimes
 from tests.fakes import FrozenClock
+from tests.stored import StoreBench
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -34,8 +34,9 @@ def clock() -> FrozenClock:
 
 
 @pytest.fixture
-def intake(database: Database, tmp_path: Path, clock: FrozenClock) -> StudyIntake:
+def bench(database: Database, tmp_path: Path, clock: FrozenClock) -> Iterator[StoreBench]:
+    """An intake and its indexer; a study is complete 2 s after a release, 30 s after silence."""
     quiet = QuietTimes(quiet=timedelta(seconds=2), straggler=timedelta(seconds=30))
-    return StudyIntake(
-        database, SegmentStore(tmp_path / "objects", 0), clock, "receiver-1", {"dicom": quiet}
-    )
+    bench = StoreBench(database, tmp_path / "objects", clock, {"dicom": quiet})
+    yield bench
+    bench.close()

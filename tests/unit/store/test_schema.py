@@ -1,9 +1,24 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
-from hub.store.database import VERSION_TABLE, Database, migrate, schema_version
+from hub.errors import IntegrityError
+from hub.store import database as database_module
+from hub.store.database import (
+    VERSION_TABLE,
+    Database,
+    migrate,
+    open_database,
+    schema_version,
+    sqlite_url,
+)
 from hub.store.schema import metadata
 
 
@@ -24,3 +39,29 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     migrate(database)
     current, head = schema_version(database)
     assert current == head
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_images_of_the_version_before_are_not_taken_for_those_of_this_one(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    postgres = kind == "postgresql"
+    url = request.getfixturevalue("postgres_database") if postgres else ""
+    opened = open_database(url or sqlite_url(tmp_path / "old.sqlite"))
+    config = Config()
+    folder = Path(database_module.__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder))
+    config.attributes["engine"] = opened.engine
+    command.upgrade(config, "0001")
+    with opened.write() as connection:
+        old = sa.Table("instances", sa.MetaData(), autoload_with=connection)
+        values = {c.name: 0 if isinstance(c.type, sa.Integer) else "1" for c in old.columns}
+        connection.execute(sa.insert(old).values({**values, "header": {}}))
+    with pytest.raises(IntegrityError, match="empty data folder"):
+        migrate(opened)
+    assert schema_version(opened)[0] == "0001"
+    with opened.write() as connection:
+        connection.execute(sa.delete(old))
+    migrate(opened)
+    assert schema_version(opened)[0] == schema_version(opened)[1]
+    opened.close()
