@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -26,18 +27,13 @@ WORKFLOW_VERSION = "1"
 a migration of the jobs in flight."""
 POLLING_SECONDS = 0.05
 _MAX_THREADS = 64
+_ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
+_FORGOTTEN_AT_ONCE = 200
 _NO_LIMIT = 1_000_000
 """Recoveries of one job: a request counts its own attempts, and ends them."""
 
 Work = Callable[[str], None]
 """What a kind of job does with its argument; it records its own failures."""
-
-
-class LeftToRecoveryError(BaseException):
-    """Raised by a job that has to stop unfinished: the worker that takes over runs it again.
-
-    No ``Exception``, because the engine takes each of those for the end of the job.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +186,21 @@ class Engine:
             status="PENDING", app_version=WORKFLOW_VERSION, load_input=False, load_output=False
         )
         return frozenset(job.executor_id for job in begun if job.executor_id)
+
+    def forget_finished(self, before: datetime) -> int:
+        """Drop the records of jobs that ended before; returns how many. Each job asks first what
+        is already done, so that one which is enqueued once more does no harm."""
+        dropped = 0
+        while ended := DBOS.list_workflows(
+            status=list(_ENDED),
+            completed_before=before.isoformat(),
+            limit=_FORGOTTEN_AT_ONCE,
+            load_input=False,
+            load_output=False,
+        ):
+            DBOS.delete_workflows([job.workflow_id for job in ended])
+            dropped += len(ended)
+        return dropped
 
     def stop(self, timeout_seconds: int) -> None:
         """Let running jobs end for a while, then leave the rest to recovery."""

@@ -66,3 +66,10 @@ class UnsuitableError(CaidxError):
 
 class IntegrityError(CaidxError):
     """Something that must never happen did: stop this piece of work and call a person."""
+
+
+class LeftToRecoveryError(BaseException):
+    """Raised by a job that has to stop unfinished: the worker that takes over runs it again.
+
+    No ``Exception``, because the job engine takes each of those for the end of the job.
+    """

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from connectors.fhir.config import FhirDestinationConfig
-from connectors.fhir.destination import build_destination
 from hub.domain.delivery import DocumentKind
-from hub.ports import Connector
+from hub.ports import Connector, at_first_call
 
 CONNECTOR = Connector(
     destination_config=FhirDestinationConfig,
-    build_destination=build_destination,
+    build_destination=at_first_call("connectors.fhir.destination:build_destination"),
     accepts=(DocumentKind.FHIR,),
 )
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from connectors.folder.config import FolderDestinationConfig, FolderSourceConfig
-from connectors.folder.destination import build_destination
-from connectors.folder.source import build_source
 from hub.domain.delivery import DocumentKind
-from hub.ports import Connector
+from hub.ports import Connector, at_first_call
 
 CONNECTOR = Connector(
     source_config=FolderSourceConfig,
-    build_source=build_source,
+    build_source=at_first_call("connectors.folder.source:build_source"),
     destination_config=FolderDestinationConfig,
-    build_destination=build_destination,
+    build_destination=at_first_call("connectors.folder.destination:build_destination"),
     accepts=tuple(DocumentKind),
 )

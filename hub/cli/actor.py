@@ -6,16 +6,28 @@ import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hub.bootstrap import Hub
+from hub.bootstrap.hub import Hub
 from hub.domain.delivery import RetryPolicy
 from hub.durable import JobQueue
 from hub.store.delivery_ledger import DeliveryLedger
 from hub.store.request_ledger import RequestLedger
+from hub.store.retention import StudyKeeper
+from hub.study_steps import Rerouting
 
 
 def actor() -> str:
     """``user:<login name>``."""
     return f"user:{getpass.getuser()}"
+
+
+@contextmanager
+def job_queue(hub: Hub) -> Iterator[JobQueue]:
+    """Puts jobs into the hub's transactions; a worker runs them."""
+    jobs = JobQueue(hub.database.url)
+    try:
+        yield jobs
+    finally:
+        jobs.close()
 
 
 @contextmanager
@@ -36,3 +48,18 @@ def request_ledger(hub: Hub) -> Iterator[RequestLedger]:
         yield RequestLedger(hub.database, jobs, hub.journal(actor()), RetryPolicy())
     finally:
         jobs.close()
+
+
+@contextmanager
+def rerouting(hub: Hub) -> Iterator[Rerouting]:
+    """Applies the routes again, in the name of this user."""
+    jobs = JobQueue(hub.database.url)
+    try:
+        yield Rerouting(hub.database, jobs, hub.journal(actor()))
+    finally:
+        jobs.close()
+
+
+def study_keeper(hub: Hub) -> StudyKeeper:
+    """Deletes and holds studies, in the name of this user."""
+    return StudyKeeper(hub.database, hub.documents, hub.journal(actor()))

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from hub.cli import alert, audit, config, delivery, demo, doctor, model, request, send, serve, study
 from hub.cli.session import Session, make_console
 from hub.config import CONFIG_VARIABLE, DEFAULT_FILE
 from hub.errors import CaidxError, ConfigError
 
 FAILURE, USAGE = 1, 2
 
+COMMANDS = {
+    "serve": "serve:serve",
+    "demo": "demo:demo",
+    "doctor": "doctor:doctor",
+    "send": "send:send",
+    "study": "study:app",
+    "request": "request:app",
+    "delivery": "delivery:app",
+    "alert": "alert:app",
+    "model": "model:app",
+    "audit": "audit:app",
+    "config": "config:app",
+}
+"""Name -> module of this package and function or group; in the order of the help."""
+
+
+class _CommandsByName(TyperGroup):
+    """Imports a command when it is called: the parent of the roles has to start fast, and stays
+    free of what only its children need."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the signature of its base
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        module, _, name = COMMANDS.get(cmd_name, "").partition(":")
+        if not module:
+            return None
+        found = getattr(import_module(f"hub.cli.{module}"), name)
+        if isinstance(found, typer.Typer):
+            command: Any = typer.main.get_group(found)
+        else:
+            single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+            single.command(cmd_name)(found)
+            command = typer.main.get_command(single)
+        command.name = cmd_name
+        return command
+
+
 app = typer.Typer(
     name="caidx",
     help="The hub between hospital systems and AI vendors.",
+    cls=_CommandsByName,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("serve")(serve.serve)
-app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
-app.command("send")(send.send)
-app.add_typer(study.app, name="study")
-app.add_typer(request.app, name="request")
-app.add_typer(delivery.app, name="delivery")
-app.add_typer(alert.app, name="alert")
-app.add_typer(model.app, name="model")
-app.add_typer(audit.app, name="audit")
-app.add_typer(config.app, name="config")
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback

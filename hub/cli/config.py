@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from hub.bootstrap import package_of
+from hub.bootstrap.hub import package_of
 from hub.cli.session import Json, session_of
 from hub.config import settings_schema
 from hub.errors import ConfigError, ConfigProblem

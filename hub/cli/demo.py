@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.rule import Rule
 
-from hub.bootstrap import Hub
+from hub.bootstrap.hub import Hub
 from hub.cli import demo_cases, demo_hub
 from hub.cli.demo_cases import Case, Known
 from hub.cli.demo_hub import DemoHub

@@ -13,18 +13,22 @@ from pathlib import Path
 import httpx
 import typer
 
-from hub.bootstrap import Hub, build_adapters, load_registry, open_hub
+from hub.bootstrap.archives import build_archives
+from hub.bootstrap.hub import Hub, open_hub
+from hub.bootstrap.worker import build_adapters, load_registry
 from hub.cli.session import Json, Session, session_of
 from hub.errors import CaidxError, TransientError
-from hub.ports import Destination
+from hub.ports import Archive, Destination
 from hub.store import workers
 from hub.store.database import schema_version
-from hub.supervisor import process_is_alive
+from hub.supervisor.processes import process_is_alive, this_process
 
 _LOW_DISK_BYTES = 10 * 1024**3
 _NO_DISK_BYTES = 1024**3
 _EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
 _CLOCK_JUMP_SECONDS = 0.5
+
+_ROLES = ("receiver", "indexer", "worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,8 @@ class Finding:
 
 
 def doctor(context: typer.Context, *, as_json: Json = False) -> None:
-    """Check ports, disk, database, models, destinations and clock. Exit status 1 if anything
-    that the hub cannot do without is missing."""
+    """Check ports, disk, database, models, destinations, archives and clock. Exit status 1 if
+    anything that the hub cannot do without is missing."""
     session = session_of(context)
     findings = list(_look(session))
     if as_json:
@@ -104,7 +108,7 @@ def _database(hub: Hub) -> Generator[Finding, None, bool]:
             return False
         yield Finding("database", "ok", f"{kind}, schema {found}")
         with hub.database.read() as connection:
-            present = {role: workers.present(connection, role) for role in ("receiver", "worker")}
+            present = {role: workers.present(connection, role) for role in _ROLES}
     except TransientError as error:
         yield Finding("database", "failed", f"{kind}: {error}")
         return False
@@ -156,16 +160,18 @@ def _models_and_destinations(hub: Hub) -> Iterator[Finding]:
         for model_id, reason in registry.broken_models.items():
             yield Finding(f"model {model_id}", "failed", reason)
         for name, running in registry.destinations.items():
-            yield _destination(name, running.destination)
+            yield _asked(f"destination {name}", running.destination)
+        for name, archive in build_archives(hub, this_process("doctor")).by_name.items():
+            yield _asked(f"archive {name}", archive)
     finally:
         for adapter in adapters.values():
             adapter.close()
 
 
-def _destination(name: str, destination: Destination) -> Finding:
+def _asked(what: str, peer: Destination | Archive) -> Finding:
     try:
-        return Finding(f"destination {name}", "ok", destination.check())
+        return Finding(what, "ok", peer.check())
     except CaidxError as error:
-        return Finding(f"destination {name}", "failed", str(error))
+        return Finding(what, "failed", str(error))
     finally:
-        destination.close()
+        peer.close()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hub.bootstrap import package_of
+from hub.bootstrap.hub import package_of
 from hub.cli.session import Json, session_of
 from hub.config import BUILTIN
 from hub.errors import ConfigError, RejectedError

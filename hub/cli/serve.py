@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from contextlib import closing
 from enum import StrEnum
@@ -12,21 +11,25 @@ from typing import Annotated, Protocol
 
 import structlog
 import typer
-import uvicorn
 
-from hub.bootstrap import Hub, build_receiver, build_worker, open_hub, role_processes
+from hub.bootstrap.receiver import run_receiver
+from hub.bootstrap.roles import role_processes
 from hub.cli.session import Session, session_of
-from hub.config import CONFIG_VARIABLE
-from hub.errors import CaidxError, TransientError
+from hub.errors import CaidxError
 from hub.log import configure_logging
-from hub.supervisor import end_with_parent
+from hub.ports import at_first_call
+from hub.supervisor.processes import end_with_parent
 
-WEB_APPLICATION = "hub.web.app:create_from_environment"
+_open_hub = at_first_call("hub.bootstrap.hub:open_hub")
+_build_worker = at_first_call("hub.bootstrap.worker:build_worker")
+_build_indexer = at_first_call("hub.bootstrap.indexer:build_indexer")
+_serve_web = at_first_call("hub.web.server:serve_web")
 
 
 class Role(StrEnum):
     ALL = "all"
     RECEIVER = "receiver"
+    INDEXER = "indexer"
     WORKER = "worker"
     WEB = "web"
 
@@ -47,33 +50,37 @@ def serve(
 ) -> None:
     """Run the hub until SIGTERM or Ctrl-C.
 
-    Without `--role` it starts receiver, workers and web as child processes, and starts again the
-    one that dies. With it, one role runs here: on as many hosts as wanted.
+    Without `--role` it starts receiver, indexer, workers and web as child processes, and starts
+    again the one that dies. With it, one role runs here: on as many hosts as wanted.
     """
     session = session_of(context)
     settings = session.settings
     configure_logging(settings.log.level, settings.log.format)
-    end_with_parent()
     try:
-        with closing(open_hub(settings, session.components)) as hub:
-            hub.migrate()
-            _serve(session, hub, role)
+        match role:
+            case Role.ALL:
+                file = None if session.config_file is None else str(session.config_file)
+                role_processes(settings, session.components, file).run()
+            case Role.RECEIVER:
+                run_receiver(settings, session.components)
+            case _:
+                end_with_parent()
+                _serve_with_store(session, role)
     except CaidxError as error:
         structlog.get_logger().error("role.failed", role=role.value, error=error)
         raise typer.Exit(1) from None
 
 
-def _serve(session: Session, hub: Hub, role: Role) -> None:
-    match role:
-        case Role.ALL:
-            file = None if session.config_file is None else str(session.config_file)
-            role_processes(hub, file).run()
-        case Role.RECEIVER:
-            _run(build_receiver(hub), role)
-        case Role.WORKER:
-            _run(build_worker(hub), role)
-        case Role.WEB:
-            _serve_web(session)
+def _serve_with_store(session: Session, role: Role) -> None:
+    with closing(_open_hub(session.settings, session.components)) as hub:
+        hub.migrate()
+        match role:
+            case Role.INDEXER:
+                _run(_build_indexer(hub), role)
+            case Role.WORKER:
+                _run(_build_worker(hub), role)
+            case _:
+                _serve_web(hub)
 
 
 def _run(running: Running, role: Role) -> None:
@@ -92,33 +99,3 @@ def _run(running: Running, role: Role) -> None:
     stopping.wait()
     running.stop()
     log.info("role.stopped", role=role.value, pid=os.getpid())
-
-
-def _serve_web(session: Session) -> None:
-    settings = session.settings
-    if session.config_file is not None:
-        os.environ[CONFIG_VARIABLE] = str(session.config_file)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            WEB_APPLICATION,
-            factory=True,
-            log_config=None,
-            log_level="warning",  # its lines are written without their message: less says as much
-            access_log=False,
-            server_header=False,
-        )
-    )
-    with _listening(settings.web.host, settings.web.port) as listener:
-        structlog.get_logger().info("role.started", role=Role.WEB.value, pid=os.getpid())
-        server.run(sockets=[listener])  # ends by the signal that stopped it
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """Bound here and not by uvicorn, so that a port in use is told in our own words."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise TransientError(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
-        ) from error

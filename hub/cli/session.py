@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -16,11 +16,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hub.bootstrap import Hub, open_hub
 from hub.config import Settings, read_settings
 from hub.errors import RejectedError
+from hub.ports import at_first_call
 from hub.registry import Components, discover
-from hub.store.database import schema_version
+
+if TYPE_CHECKING:
+    from hub.bootstrap.hub import Hub
+
+_open_hub = at_first_call("hub.bootstrap.hub:open_hub")
+_schema_version = at_first_call("hub.store.database:schema_version")
 
 _WIDTH_WITHOUT_TERMINAL = 160
 
@@ -69,9 +74,9 @@ class Session:
         settings = self.settings
         if settings.database.url is None and not (settings.data / "caidx.sqlite").is_file():
             raise RejectedError(f"no hub has run in {settings.data} yet; `caidx serve` starts one")
-        hub = open_hub(settings, self.components)
+        hub: Hub = _open_hub(settings, self.components)
         try:
-            found, needed = schema_version(hub.database)
+            found, needed = _schema_version(hub.database)
             if found != needed:
                 raise RejectedError(
                     f"the database has schema {found or 'none'}, this version needs {needed}; "

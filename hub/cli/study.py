@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
+from hub.cli.actor import actor, job_queue, rerouting, study_keeper
 from hub.cli.session import Json, Limit, Session, cell, session_of
 from hub.errors import RejectedError
+from hub.fetching import request_study
 from hub.store.overview import StudyTimeline, list_studies, study_timeline
+
+_UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
 
 app = typer.Typer(help="What arrived, and what was done with it.", no_args_is_help=True)
 
@@ -71,6 +76,74 @@ def show(
     _show_deliveries(session, timeline)
     _show_alerts(session, timeline)
     _show_events(session, timeline)
+
+
+Uid = Annotated[str, typer.Argument(metavar="UID")]
+Reason = Annotated[str, typer.Option(help="Stands in the audit log.", prompt=True)]
+
+
+@app.command()
+def route(context: typer.Context, study_instance_uid: Uid) -> None:
+    """Apply the rules to a study again, after one was mended or added."""
+    session = session_of(context)
+    with session.hub() as hub, rerouting(hub) as again:
+        key = again.again(study_instance_uid)
+    session.out.print(f"the rules are applied again to revision {key.revision}")
+
+
+@app.command()
+def fetch(
+    context: typer.Context,
+    study_instance_uid: Uid,
+    archive: Annotated[str, typer.Option("--archive", help="Name of a configured archive.")],
+) -> None:
+    """Have an archive send a study; the hub treats it like one that was sent by itself."""
+    session = session_of(context)
+    names = [entry.name for entry in session.settings.archives]
+    if archive not in names:
+        raise RejectedError(
+            f"there is no archive {archive}; configured: {', '.join(names) or 'none'}"
+        )
+    if not _UID.fullmatch(study_instance_uid):
+        raise RejectedError(f"{study_instance_uid} is no Study Instance UID")
+    with session.hub() as hub, job_queue(hub) as jobs:
+        request_study(hub.database, jobs, hub.journal(actor()), study_instance_uid, archive)
+    session.out.print(f"archive {archive} is asked for study {study_instance_uid}")
+
+
+@app.command()
+def hold(context: typer.Context, study_instance_uid: Uid, reason: Reason) -> None:
+    """Put a legal hold on a study: nothing of it is deleted."""
+    session = session_of(context)
+    with session.hub() as hub:
+        study_keeper(hub).hold(study_instance_uid, reason)
+    session.out.print("nothing of the study is deleted until the hold is released")
+
+
+@app.command("release-hold")
+def release_hold(context: typer.Context, study_instance_uid: Uid, reason: Reason) -> None:
+    """Take the legal hold off a study."""
+    session = session_of(context)
+    with session.hub() as hub:
+        study_keeper(hub).release_hold(study_instance_uid, reason)
+    session.out.print("the study is deleted when its time has come")
+
+
+@app.command()
+def purge(
+    context: typer.Context,
+    study_instance_uid: Uid,
+    reason: Reason,
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also with failed requests, dead letters, problems.")
+    ] = False,
+) -> None:
+    """Delete a study's images and reports now; what was done with it stays on record."""
+    session = session_of(context)
+    with session.hub() as hub:
+        purged = study_keeper(hub).purge_by_hand(study_instance_uid, reason, force=force)
+    session.out.print(f"{purged.instances} images and {purged.documents} documents are deleted")
 
 
 def _show_findings(session: Session, timeline: StudyTimeline) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hub import bootstrap
-from hub.bootstrap import load_registry, open_hub
+from hub.bootstrap.hub import open_hub
+from hub.bootstrap.worker import load_registry
 from hub.config import ModelSettings, load_settings
 from hub.errors import TransientError
 from hub.ports import ModelPackage

@@ -14,27 +14,28 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from hub import supervisor
-from hub.durable import LeftToRecoveryError
-from hub.errors import ConfigError, ConfigProblem, IntegrityError, TransientError
+from hub.errors import (
+    ConfigError,
+    ConfigProblem,
+    IntegrityError,
+    LeftToRecoveryError,
+    TransientError,
+)
 from hub.ports import Health, HealthState
 from hub.store import workers
 from hub.store.database import migrate, open_database, sqlite_url
-from hub.supervisor import (
-    Loop,
-    RoleProcesses,
-    SupervisedSource,
-    Takeover,
-    isolated,
-    process_is_alive,
-    this_process,
-)
+from hub.supervisor import faults, sources
+from hub.supervisor.faults import Loop, isolated
+from hub.supervisor.processes import RoleProcesses, process_is_alive, this_process
+from hub.supervisor.sources import SupervisedSource
+from hub.supervisor.takeover import SignsOfLife, Takeover
 from tests.fakes import FrozenClock
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_DELAY", 0.01)
+    for module in (faults, sources):
+        monkeypatch.setattr(module, "FIRST_DELAY", 0.01)
 
 
 def _until(done: Callable[[], bool]) -> None:
@@ -195,14 +196,11 @@ class TestTakeover:
     ) -> None:
         database, clock = open_database(sqlite_url(tmp_path / "hub.sqlite")), FrozenClock()
         migrate(database)
-        us, other = (
-            Takeover(database, process, clock, timedelta(seconds=10))
-            for process in (
-                this_process("worker"),
-                replace(this_process("worker"), host_identity="another host"),
-            )
-        )
-        us.register("worker")
+        here = this_process("worker")
+        elsewhere = replace(this_process("worker"), host_identity="another host")
+        us = Takeover(database, here, clock, timedelta(seconds=10))
+        SignsOfLife(database, here, clock).register("worker")
+        other = SignsOfLife(database, elsewhere, clock)
         other.register("worker")
         other.leave()
         holder = other.process.executor_id
@@ -223,9 +221,8 @@ def test_a_role_that_dies_is_started_again_and_all_end_together(tmp_path: Path) 
     )
     roles = {name: [sys.executable, "-c", program, name] for name in ("a-", "b-")}
     parent = f"""
-from hub import supervisor
-supervisor.FIRST_DELAY = 0.01
-supervisor.RoleProcesses({roles!r}).run()
+from hub.supervisor.processes import RoleProcesses
+RoleProcesses({roles!r}).run()
 """
     running = subprocess.Popen([sys.executable, "-c", parent])
 
@@ -244,12 +241,12 @@ supervisor.RoleProcesses({roles!r}).run()
 
 def test_a_role_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     child = (
-        "import pathlib, os, time; from hub.supervisor import end_with_parent;"
+        "import pathlib, os, time; from hub.supervisor.processes import end_with_parent;"
         f"end_with_parent(); pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch();"
         "time.sleep(60)"
     )
     roles = {"a": [sys.executable, "-c", child]}
-    program = f"from hub.supervisor import RoleProcesses; RoleProcesses({roles!r}).run()"
+    program = f"from hub.supervisor.processes import RoleProcesses; RoleProcesses({roles!r}).run()"
     parent = subprocess.Popen([sys.executable, "-c", program])
     _until(lambda: len(list(tmp_path.iterdir())) == 1)
     (pid,) = (int(path.name) for path in tmp_path.iterdir())
@@ -264,4 +261,69 @@ def test_children_that_do_not_end_are_killed() -> None:
     processes._start("a")
     time.sleep(0.3)
     processes._end()
-    assert processes._children["a"].returncode == -signal.SIGKILL
+    assert processes._children["a"].poll() == -signal.SIGKILL
+
+
+FORKED = """
+import os, pathlib, sys, time
+from hub.supervisor.processes import RoleProcesses, end_with_parent
+
+folder = pathlib.Path(sys.argv[1])
+
+def role() -> None:
+    end_with_parent()
+    (folder / f"{time.monotonic_ns()}-{os.getpid()}").touch()
+    time.sleep(60)
+
+def failing() -> None:
+    (folder / f"{time.monotonic_ns()}-failing-{os.getpid()}").touch()
+    sys.exit(3)
+
+roles = {"a": role, "b": failing} if "failing" in sys.argv else {"a": role}
+RoleProcesses(roles).run()
+"""
+
+
+def _forked(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", FORKED, str(folder), *options])
+
+
+def _starts(folder: Path, kind: str = "*-[0-9]*") -> list[tuple[int, int]]:
+    """(when, PID) of each start, the first one first."""
+    found = [path.name.split("-") for path in folder.glob(kind)]
+    return sorted((int(name[0]), int(name[-1])) for name in found)
+
+
+def test_a_forked_role_that_was_killed_starts_again_at_once(tmp_path: Path) -> None:
+    parent = _forked(tmp_path)
+    for number in range(1, 4):
+        _until(lambda n=number: len(_starts(tmp_path)) == n)
+        os.kill(_starts(tmp_path)[-1][1], signal.SIGKILL)
+    _until(lambda: len(_starts(tmp_path)) == 4)
+    (_, last) = _starts(tmp_path)[-1]
+    parent.terminate()
+    assert parent.wait(timeout=20) == 0
+    assert not Path(f"/proc/{last}").exists()
+
+
+def test_a_forked_role_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    parent = _forked(tmp_path)
+    _until(lambda: len(_starts(tmp_path)) == 1)
+    parent.kill()
+    parent.wait()
+    ((_, pid),) = _starts(tmp_path)
+    _until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_role_that_fails_by_itself_waits_longer_each_time_and_holds_up_no_other(
+    tmp_path: Path,
+) -> None:
+    parent = _forked(tmp_path, "failing")
+    _until(lambda: len(_starts(tmp_path, "*-failing-*")) == 3)
+    first, second, third = (when for when, _ in _starts(tmp_path, "*-failing-*"))
+    assert third - second > 1.5 * (second - first) > 0.5e9
+    ((_, healthy),) = [s for s in _starts(tmp_path) if s not in _starts(tmp_path, "*-failing-*")]
+    os.kill(healthy, signal.SIGKILL)
+    _until(lambda: len(_starts(tmp_path)) - len(_starts(tmp_path, "*-failing-*")) == 2)
+    parent.terminate()
+    assert parent.wait(timeout=20) == 0

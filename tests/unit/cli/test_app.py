@@ -16,7 +16,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from hub.bootstrap import open_hub
+from hub.bootstrap.hub import open_hub
 from hub.cli import session as session_module
 from hub.cli.app import run
 from hub.config import read_settings

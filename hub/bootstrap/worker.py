@@ -1,58 +1,52 @@
-"""The composition root: settings in, running parts out. The only place that builds things."""
+"""The worker: completes, routes, infers, encodes, delivers."""
 
 from __future__ import annotations
 
 import os
-import sys
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib.metadata import version
 from itertools import islice
-from pathlib import Path
 
 import structlog
 
-from hub.config import BUILTIN, ModelSettings, Settings, model_id_of
+from hub.bootstrap.archives import Archives, build_archives, build_fetching, build_prior_steps
+from hub.bootstrap.hub import Hub, package_of
+from hub.config import ModelSettings, Settings, model_id_of
 from hub.domain.delivery import DocumentKind, RetryPolicy
 from hub.domain.routing import Route
-from hub.durable import Engine, JobQueue, Queue, migrate_engine
+from hub.durable import Engine, JobQueue, Queue
 from hub.errors import CaidxError, ConfigError, ConfigProblem, TransientError
+from hub.fetching import FETCH_JOB, FETCH_QUEUE, FETCHES_AT_ONCE
 from hub.formats import dicom_seg, dicom_sr, fhir_report, report_pdf
 from hub.formats.encoding import BusinessIdentifier, Encoder, EncodingContext
 from hub.formats.rehearsal import rehearse
 from hub.formats.route_expression import compile_expression
-from hub.pipeline import STUDY_JOB, STUDY_QUEUE, Pipeline, delivery_queue, inference_queue
+from hub.pipeline import Pipeline, delivery_queue
 from hub.ports import (
     AdapterContext,
-    Clock,
+    Archive,
     DestinationContext,
     Health,
     ModelAdapter,
     ModelPackage,
-    SourceContext,
 )
+from hub.prior_steps import PRIORS_JOB, PRIORS_QUEUE
 from hub.registry import Components, Registry, RunningDestination, RunningModel
-from hub.store.database import Database, migrate, open_database
 from hub.store.delivery_ledger import DELIVERY_JOB, DeliveryLedger
-from hub.store.documents import DocumentStore
-from hub.store.intake import QuietTimes, StudyIntake
-from hub.store.journal import Journal
-from hub.store.objects import SegmentStore
-from hub.store.packages import read_package
+from hub.store.housekeeper import EngineRecords, Housekeeper
+from hub.store.index_mark import index_mark
 from hub.store.request_ledger import REQUEST_JOB, RequestLedger
-from hub.store.workers import ProcessIdentity
-from hub.supervisor import (
-    Loop,
-    RoleProcesses,
-    SupervisedSource,
-    Takeover,
-    isolated,
-    this_process,
-)
+from hub.store.retention import Kept, RetentionPolicy, StudyKeeper
+from hub.store.series_progress import SeriesTimes
+from hub.study_steps import STUDY_JOB, STUDY_QUEUE, inference_queue
+from hub.supervisor.faults import Loop, isolated
+from hub.supervisor.processes import this_process
+from hub.supervisor.takeover import SignsOfLife, Takeover
 
-ROLES = ("receiver", "worker", "web")
 ENCODERS: Mapping[DocumentKind, Encoder] = {
     DocumentKind.PDF: report_pdf.encode,
     DocumentKind.SEG: dicom_seg.encode,
@@ -62,60 +56,14 @@ ENCODERS: Mapping[DocumentKind, Encoder] = {
 }
 """In the order in which documents refer to each other."""
 _COMPLETENESS_SECONDS = 0.02
-_SILENT_HEARTBEATS = 5
+_SERIES_SECONDS = 0.25
+_ARCHIVES_SECONDS = 0.2
+_PRIORS_AT_ONCE = 4
 _STOP_SECONDS = 10
+_SILENT_HEARTBEATS = 5
 _LOAD_ATTEMPTS = 3
 
 log = structlog.get_logger(__name__)
-
-
-class SystemClock:
-    """The host's clock (hub.ports.Clock)."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """What every role and command shares: the settings and the store."""
-
-    settings: Settings
-    components: Components
-    database: Database
-    objects: SegmentStore
-    documents: DocumentStore
-    clock: Clock = field(default_factory=SystemClock)
-
-    def migrate(self) -> None:
-        """Bring the hub's and the engine's tables to this version."""
-        migrate(self.database)
-        migrate_engine(self.database.url)
-
-    def journal(self, actor: str) -> Journal:
-        return Journal(self.clock, actor)
-
-    def close(self) -> None:
-        self.database.close()
-
-
-def open_hub(settings: Settings, components: Components) -> Hub:
-    """Open the store; nothing runs yet, and no schema is touched.
-
-    Raises:
-        TransientError: the database cannot be reached.
-    """
-    settings.data.mkdir(parents=True, exist_ok=True)
-    return Hub(
-        settings=settings,
-        components=components,
-        database=open_database(settings.database_url),
-        objects=SegmentStore(settings.data / "objects"),
-        documents=DocumentStore(settings.data / "documents"),
-    )
-
-
-# --- parts -------------------------------------------------------------------------------
 
 
 def routes_of(settings: Settings) -> tuple[Route, ...]:
@@ -133,26 +81,10 @@ def routes_of(settings: Settings) -> tuple[Route, ...]:
             priority=route.rank,
             deliver_to=route.deliver_to or (),
             mode=route.route_mode,
+            **route.behaviour,
         )
         for route in settings.routes
     )
-
-
-def package_of(model: ModelSettings, components: Components) -> ModelPackage:
-    """Read a configured model's package.
-
-    Raises:
-        ConfigError: it is not there, or not what its manifest says.
-    """
-    name = model.package
-    if not name.startswith(BUILTIN):
-        return read_package(Path(name))
-    folder = components.models.get(name.removeprefix(BUILTIN))
-    if folder is None:
-        known = ", ".join(sorted(components.models)) or "none"
-        problem = ConfigProblem(name, 0, "package", f"no installed package ships it ({known})")
-        raise ConfigError((problem,))
-    return read_package(folder)
 
 
 def build_adapters(hub: Hub) -> dict[str, ModelAdapter]:
@@ -243,83 +175,71 @@ def encoding_context(hub: Hub) -> Callable[[], EncodingContext]:
     return now
 
 
-def build_pipeline(hub: Hub, registry: Registry, jobs: JobQueue, actor: str) -> Pipeline:
+def build_pipeline(
+    hub: Hub,
+    registry: Registry,
+    jobs: JobQueue,
+    actor: str,
+    archives: Mapping[str, Archive] | None = None,
+) -> Pipeline:
     """The steps of the path of a study, wired to this process's parts."""
     journal = hub.journal(actor)
     retry = RetryPolicy(first_delay=1.0, max_delay=60.0, attempts=3)
+    requests = RequestLedger(hub.database, jobs, journal, retry)
+    fetching = build_fetching(hub, archives or {}, jobs, actor)
     return Pipeline(
         database=hub.database,
         documents=hub.documents,
         jobs=jobs,
         journal=journal,
-        requests=RequestLedger(hub.database, jobs, journal, retry),
+        requests=requests,
         deliveries=DeliveryLedger(hub.database, jobs, journal),
         registry=registry,
         routes=routes_of(hub.settings),
         encoders=ENCODERS,
         context=encoding_context(hub),
+        series_times=SeriesTimes(
+            quiet=timedelta(seconds=hub.settings.completeness.series_quiet_seconds)
+        ),
+        indexed_until=index_mark(hub.objects.root).get,
+        fetching=fetching,
+        priors=build_prior_steps(hub, fetching, requests, registry),
     )
 
 
-# --- roles -------------------------------------------------------------------------------
+def retention_policy(settings: Settings) -> RetentionPolicy:
+    """What is deleted without anybody asking."""
+    general = settings.retention
+
+    def kept(images_days: float | None, results_days: float | None) -> Kept:
+        images = general.images_days if images_days is None else images_days
+        results = general.results_days if results_days is None else results_days
+        return Kept(timedelta(days=images), timedelta(days=results))
+
+    return RetentionPolicy(
+        general=kept(None, None),
+        by_route={
+            route.name: kept(route.retention.images_days, route.retention.results_days)
+            for route in settings.routes
+        },
+        minimum_free_bytes=int(general.minimum_free_gib * (1 << 30)),
+        youngest=timedelta(hours=general.youngest_hours),
+    )
 
 
-@dataclass(slots=True)
-class Receiver:
-    """The role that takes studies in."""
-
-    hub: Hub
-    takeover: Takeover
-    intake: StudyIntake
-    sources: tuple[SupervisedSource, ...]
-    _loops: tuple[Loop, ...] = ()
-
-    def start(self) -> None:
-        """Adopt what a dead receiver left behind, then listen."""
-        self.takeover.register("receiver")
-        self.takeover.take_over_transfers(self.intake)
-        for source in self.sources:
-            source.start()
-        interval = self.hub.settings.workers.heartbeat_seconds
-        self._loops = (
-            Loop("heartbeat", lambda: self.takeover.beat(self.health()), interval),
-            Loop("ends", self.intake.record_ends, interval),
-            Loop("takeover", lambda: self.takeover.take_over_transfers(self.intake), interval),
-        )
-        for loop in self._loops:
-            loop.start()
-
-    def health(self) -> dict[str, Health]:
-        return {f"source:{source.name}": source.health() for source in self.sources}
-
-    def stop(self) -> None:
-        for source in self.sources:
-            source.stop()
-        for loop in self._loops:
-            loop.stop()
-        self.takeover.leave()
-
-
-def build_receiver(hub: Hub) -> Receiver:
-    """Every configured source, over one intake."""
-    process = this_process("receiver")
-    quiet_times = {
-        entry.name: QuietTimes(
-            quiet=timedelta(seconds=entry.completeness.quiet_seconds),
-            straggler=timedelta(seconds=entry.completeness.straggler_seconds),
-        )
-        for entry in hub.settings.sources
-    }
-    intake = StudyIntake(hub.database, hub.objects, hub.clock, process.executor_id, quiet_times)
-    sources = []
-    for entry in hub.settings.sources:
-        build = hub.components.connectors[entry.kind].build_source
-        if build is None:  # settings are validated against the connectors: a stranger's mistake
-            problem = ConfigProblem(hub.settings.file, 0, entry.name, f"{entry.kind} is no source")
-            raise ConfigError((problem,))
-        source = build(entry.options, SourceContext(entry.name, intake, hub.clock))
-        sources.append(SupervisedSource(entry.name, source, hub.clock))
-    return Receiver(hub, _takeover(hub, process), intake, tuple(sources))
+def build_housekeeper(hub: Hub, engine: Engine, holder: str) -> Housekeeper:
+    """Deletes what has had its time, in the name of one worker."""
+    return Housekeeper(
+        keeper=StudyKeeper(hub.database, hub.documents, hub.journal(f"worker:{holder}")),
+        policy=retention_policy(hub.settings),
+        holder=holder,
+        free_bytes=lambda: shutil.disk_usage(hub.settings.data).free,
+        engine=EngineRecords(
+            forget_finished=engine.forget_finished,
+            holders=engine.holders,
+            kept=timedelta(days=hub.settings.retention.jobs_days),
+        ),
+    )
 
 
 @dataclass(slots=True)
@@ -327,21 +247,26 @@ class Worker:
     """The role that does the work: completes, routes, infers, encodes, delivers."""
 
     hub: Hub
+    life: SignsOfLife
     takeover: Takeover
     engine: Engine
     jobs: JobQueue
     adapters: Mapping[str, ModelAdapter]
     pipeline: Pipeline
+    housekeeper: Housekeeper
+    archives: Archives
     _loops: tuple[Loop, ...] = ()
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         """Begin to run jobs, and to look after those of dead workers."""
-        self.takeover.register("worker")
+        self.life.register("worker")
         pipeline, interval = self.pipeline, self.hub.settings.workers.heartbeat_seconds
         self._rehearse()
+        self.archives.start()
         self.engine.start(
             {
+                **self._fetching_jobs(),
                 STUDY_JOB: self._isolated(pipeline.run_study, pipeline.study_failed),
                 REQUEST_JOB: self._isolated(pipeline.run_request, pipeline.request_failed),
                 DELIVERY_JOB: self._isolated(pipeline.run_delivery, pipeline.delivery_failed),
@@ -350,9 +275,14 @@ class Worker:
         )
         self._loops = (
             Loop("completeness", self._complete, _COMPLETENESS_SECONDS),
-            Loop("heartbeat", lambda: self.takeover.beat(self.health()), interval),
+            Loop("heartbeat", lambda: self.life.beat(self.health()), interval),
             Loop("takeover", lambda: self.takeover.take_over_jobs(self.engine), interval),
+            Loop("retention", self.housekeeper.turn, self.hub.settings.retention.every_seconds),
         )
+        if pipeline.fetching is not None and pipeline.fetching.rules:
+            self._loops += (Loop("archives", self._ask_archives, _ARCHIVES_SECONDS),)
+        if pipeline.starts_with_series:
+            self._loops += (Loop("series", self._start_series, _SERIES_SECONDS),)
         for loop in self._loops:
             loop.start()
 
@@ -373,10 +303,18 @@ class Worker:
             adapter.close()
         for running in self.pipeline.registry.destinations.values():
             running.destination.close()
+        self.archives.close()
         self.jobs.close()
 
     def _complete(self) -> None:
         self.pipeline.complete_due_studies()
+
+    def _start_series(self) -> None:
+        self.pipeline.start_complete_series()
+
+    def _ask_archives(self) -> None:
+        if self.pipeline.fetching is not None:
+            self.pipeline.fetching.ask_archives()
 
     def _rehearse(self) -> None:
         """Without it the first report after a start takes half a second longer."""
@@ -393,6 +331,15 @@ class Worker:
     ) -> Callable[[str], None]:
         return isolated(work, on_fault, self._stopping)
 
+    def _fetching_jobs(self) -> dict[str, Callable[[str], None]]:
+        fetching, priors = self.pipeline.fetching, self.pipeline.priors
+        if fetching is None or priors is None:
+            return {}
+        return {
+            FETCH_JOB: self._isolated(fetching.run_fetch, fetching.fetch_failed),
+            PRIORS_JOB: self._isolated(priors.run_priors, priors.priors_failed),
+        }
+
     def _queues(self) -> tuple[Queue, ...]:
         registry = self.pipeline.registry
         at_once = max(2, os.cpu_count() or 1)
@@ -402,36 +349,37 @@ class Worker:
             Queue(STUDY_QUEUE, worker_concurrency=at_once),
             *(Queue(inference_queue(n), n, worker_concurrency=at_once) for n in sorted(inference)),
             *(Queue(delivery_queue(n), n) for n in sorted(delivery)),
+            *self._fetching_queues(),
         )
+
+    def _fetching_queues(self) -> tuple[Queue, ...]:
+        """Each queue costs its own polling: only where there is something to fetch, or a model
+        that wants priors."""
+        models = self.pipeline.registry.models.values()
+        wants_priors = any(m.package.card.input.priors is not None for m in models)
+        fetches = (Queue(FETCH_QUEUE, FETCHES_AT_ONCE),) if self.archives.by_name else ()
+        priors = (Queue(PRIORS_QUEUE, worker_concurrency=_PRIORS_AT_ONCE),) if wants_priors else ()
+        return (*fetches, *priors)
 
 
 def build_worker(hub: Hub) -> Worker:
     """The engine, the models and the destinations of one worker process."""
     process = this_process("worker")
+    silence = timedelta(seconds=hub.settings.workers.heartbeat_seconds * _SILENT_HEARTBEATS)
     adapters = build_adapters(hub)
     engine = Engine(hub.database.url, process.executor_id)
     jobs = JobQueue(hub.database.url, engine.look_now)
     registry = load_registry(hub, adapters)
+    archives = build_archives(hub, process)
+    actor = f"worker:{process.executor_id}"
     return Worker(
         hub=hub,
-        takeover=_takeover(hub, process),
+        life=SignsOfLife(hub.database, process, hub.clock),
+        takeover=Takeover(hub.database, process, hub.clock, silence),
         engine=engine,
         jobs=jobs,
         adapters=adapters,
-        pipeline=build_pipeline(hub, registry, jobs, f"worker:{process.executor_id}"),
+        pipeline=build_pipeline(hub, registry, jobs, actor, archives.by_name),
+        archives=archives,
+        housekeeper=build_housekeeper(hub, engine, process.executor_id),
     )
-
-
-def role_processes(hub: Hub, config_file: str | None) -> RoleProcesses:
-    """The children of ``caidx serve``: a receiver, the workers, and the web role."""
-    program = [sys.executable, "-m", "hub"]
-    options = ["--config", config_file] if config_file else []
-    roles = ["receiver", *(f"worker-{n + 1}" for n in range(hub.settings.workers.count)), "web"]
-    return RoleProcesses(
-        {role: [*program, *options, "serve", "--role", role.partition("-")[0]] for role in roles}
-    )
-
-
-def _takeover(hub: Hub, process: ProcessIdentity) -> Takeover:
-    silence = timedelta(seconds=hub.settings.workers.heartbeat_seconds * _SILENT_HEARTBEATS)
-    return Takeover(hub.database, process, hub.clock, silence)
