@@ -1,19 +1,19 @@
-"""DICOM: C-STORE and C-ECHO, in both directions."""
+"""DICOM: C-STORE and C-ECHO in both directions; archives by C-FIND, C-MOVE and C-GET."""
 
 from __future__ import annotations
 
+from connectors.dicom.archive_config import DicomArchiveConfig
 from connectors.dicom.config import DicomDestinationConfig, DicomSourceConfig
-from connectors.dicom.destination import build_destination
-from connectors.dicom.sender import send_files
-from connectors.dicom.source import build_source
 from hub.domain.delivery import DocumentKind
-from hub.ports import Connector
+from hub.ports import Connector, at_first_call
 
 CONNECTOR = Connector(
     source_config=DicomSourceConfig,
-    build_source=build_source,
+    build_source=at_first_call("connectors.dicom.source:build_source"),
+    archive_config=DicomArchiveConfig,
+    build_archive=at_first_call("connectors.dicom.archive:build_archive"),
     destination_config=DicomDestinationConfig,
-    build_destination=build_destination,
+    build_destination=at_first_call("connectors.dicom.destination:build_destination"),
     accepts=(DocumentKind.SR, DocumentKind.SEG, DocumentKind.ENCAPSULATED_PDF),
-    send_files=send_files,
+    send_files=at_first_call("connectors.dicom.sender:send_files"),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from ipaddress import ip_address
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FilePath, IPvAnyNetwork, SecretStr
 
 from hub.domain.delivery import DocumentKind
 
@@ -16,6 +17,61 @@ Uid = Annotated[str, Field(max_length=64, pattern=r"^[0-9]+(\.[0-9]+)*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 PduLength = Annotated[int, Field(ge=4096, le=1 << 20)]
+
+_MIB = 1 << 20
+
+
+class TlsServerConfig(BaseModel):
+    """DICOM over TLS (PS3.15 B.12 and B.13, BCP 195) where others connect to us."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    certificate: FilePath = Field(description="PEM file: our certificate, then its chain.")
+    private_key: FilePath = Field(description="PEM file: the certificate's private key.")
+    private_key_password: SecretStr | None = Field(
+        None, description="Of an encrypted private key; write `env:NAME` or `file:/path`."
+    )
+    client_certificates: Literal["none", "optional", "required"] = Field(
+        "required", description="Whether peers have to show a certificate that is trusted."
+    )
+    trusted: FilePath | None = Field(
+        None, description="PEM file: the authorities that sign the peers' certificates."
+    )
+    minimum: Literal["1.2", "1.3"] = Field("1.2", description="The oldest version of TLS.")
+
+
+class TlsClientConfig(BaseModel):
+    """DICOM over TLS (PS3.15 B.12 and B.13, BCP 195) where we connect to others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trusted: FilePath | None = Field(
+        None, description="PEM file: the authorities to trust instead of the system's."
+    )
+    verify_host: bool = Field(
+        default=True, description="Whether the peer's certificate has to name its host."
+    )
+    certificate: FilePath | None = Field(
+        None, description="PEM file: our certificate, then its chain, for peers that want one."
+    )
+    private_key: FilePath | None = Field(
+        None, description="PEM file: the certificate's private key."
+    )
+    private_key_password: SecretStr | None = Field(
+        None, description="Of an encrypted private key; write `env:NAME` or `file:/path`."
+    )
+    minimum: Literal["1.2", "1.3"] = Field("1.2", description="The oldest version of TLS.")
+
+
+class DicomPeerConfig(BaseModel):
+    """How to reach somebody who asked us for storage commitment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ae_title: AeTitle = Field(description="The AE title that it calls us by.")
+    host: str = Field(description="Its host name or address.", min_length=1)
+    port: Port = Field(104, description="The TCP port that it listens on.")
+    tls: TlsClientConfig | None = Field(None, description="Connect by TLS.")
 
 
 class DicomSourceConfig(BaseModel):
@@ -30,13 +86,29 @@ class DicomSourceConfig(BaseModel):
         default=False, description="Reject senders that call us by another AE title."
     )
     allowed_calling_ae_titles: tuple[AeTitle, ...] = Field(
-        (), description="Senders that may connect; empty means any."
+        (), description="AE titles that may call; empty where the title does not matter."
+    )
+    allowed_addresses: tuple[IPvAnyNetwork, ...] = Field(
+        (),
+        description="Addresses or networks (`192.0.2.0/24`) that may call; empty where the "
+        "address does not matter.",
+    )
+    unknown_callers: Literal["accept", "reject"] | None = Field(
+        None,
+        description="What to do with callers while neither list above names any; by default "
+        "they are accepted where we listen on loopback alone, and rejected elsewhere.",
     )
     maximum_associations: int = Field(
         32, ge=1, le=1000, description="Associations at a time; further ones are asked to wait."
     )
+    maximum_associations_per_caller: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="Of these, how many one AE title at one address may have.",
+    )
     maximum_pdu_length: PduLength = Field(
-        131072, description="Largest PDU that we receive, in bytes (PS3.8 annex D.1)."
+        _MIB, description="Largest PDU that we receive, in bytes (PS3.8 annex D.1)."
     )
     storage_sop_classes: tuple[Uid, ...] = Field(
         (),
@@ -54,6 +126,44 @@ class DicomSourceConfig(BaseModel):
     stop_grace: Seconds = Field(
         5.0, description="Seconds that open associations get to end when the hub stops."
     )
+    maximum_instance_size: int = Field(
+        4 << 30, ge=_MIB, description="Largest data set that is taken, in bytes."
+    )
+    spool_threshold: int = Field(
+        8 * _MIB,
+        ge=64 * 1024,
+        le=256 * _MIB,
+        description="Data sets longer than so many bytes go to the disk as they come.",
+    )
+    buffer_memory: int = Field(
+        256 * _MIB,
+        ge=0,
+        description="Bytes that the data sets of all associations may take in memory together; "
+        "beyond them they go to the disk as they come.",
+    )
+    tls: TlsServerConfig | None = Field(
+        None, description="Speak TLS only, on this port; 2762 is the usual one."
+    )
+
+    services: tuple[
+        Literal["storage-commitment", "procedure-step", "availability-notification"], ...
+    ] = Field(
+        ("storage-commitment", "procedure-step", "availability-notification"),
+        description="What is offered beside storage: storage commitment, MPPS, and Instance "
+        "Availability Notification.",
+    )
+    peers: tuple[DicomPeerConfig, ...] = Field(
+        (),
+        description="Where the answers of storage commitment go when the one who asked has "
+        "closed its association.",
+    )
+
+    @property
+    def rejects_unknown_callers(self) -> bool:
+        """What `unknown_callers` comes to."""
+        if self.unknown_callers is not None:
+            return self.unknown_callers == "reject"
+        return not _is_loopback(self.host)
 
 
 class DicomDestinationConfig(BaseModel):
@@ -78,3 +188,11 @@ class DicomDestinationConfig(BaseModel):
     maximum_pdu_length: PduLength = Field(
         131072, description="Largest PDU that we receive, in bytes (PS3.8 annex D.1)."
     )
+    tls: TlsClientConfig | None = Field(None, description="Connect by TLS.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

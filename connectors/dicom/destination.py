@@ -47,6 +47,7 @@ class DicomDestination:
             connect_timeout=config.connect_timeout,
             response_timeout=config.response_timeout,
             maximum_pdu_length=config.maximum_pdu_length,
+            tls=config.tls,
         )
 
     def deliver(self, document: Document, idempotency_key: str) -> Receipt:  # noqa: ARG002 - see above

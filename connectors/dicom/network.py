@@ -1,4 +1,4 @@
-"""What source, destination and sender share of pynetdicom."""
+"""What destination, sender and archive share of pynetdicom."""
 
 from __future__ import annotations
 
@@ -7,39 +7,9 @@ import socket
 from typing import Any
 
 import pynetdicom
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    RLELossless,
-)
-from pynetdicom import ALL_TRANSFER_SYNTAXES, _config, evt
+from pynetdicom import _config, evt
 
 from hub.formats.dicom_header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-
-_PREFERRED = (
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGLSLossless,
-    JPEG2000Lossless,
-    JPEGLosslessSV1,
-    JPEGLossless,
-    RLELossless,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-)
-_RETIRED_JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in range(52, 67))
-
-TRANSFER_SYNTAXES: tuple[str, ...] = tuple(
-    dict.fromkeys(map(str, (*_PREFERRED, *ALL_TRANSFER_SYNTAXES, *_RETIRED_JPEG)))
-)
-"""Every transfer syntax that we accept, the best first: where a sender offers several in one
-presentation context, it is asked for one without loss."""
 
 
 def application_entity(ae_title: str, maximum_pdu_length: int) -> Any:

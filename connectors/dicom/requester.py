@@ -10,7 +10,10 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 
+from connectors.dicom.config import TlsClientConfig
 from connectors.dicom.network import AT_ONCE, application_entity
+from connectors.dicom.reactor_pause import mend_pauses
+from connectors.dicom.tls import client_context
 from hub.errors import CaidxError, RejectedError, TransientError
 
 
@@ -25,23 +28,33 @@ class Peer:
     connect_timeout: float = 10.0
     response_timeout: float = 60.0
     maximum_pdu_length: int = 131072
+    tls: TlsClientConfig | None = None
 
     def __str__(self) -> str:
         return f"{self.called_ae_title}@{self.host}:{self.port}"
 
 
 @contextmanager
-def association(peer: Peer, contexts: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Any]:
+def association(
+    peer: Peer,
+    contexts: Sequence[tuple[str, Sequence[str]]],
+    *,
+    roles: Sequence[Any] = (),
+    handlers: Sequence[Any] = (),
+) -> Iterator[Any]:
     """An association with a peer, released or aborted in the end.
 
     Args:
         peer: the peer.
         contexts: abstract syntax and transfer syntaxes of each presentation context, at
             most 128 (PS3.8 9.3.2.2).
+        roles: SCP/SCU role selections (PS3.7 D.3.3.4), where we are the SCP.
+        handlers: pynetdicom event handlers for what the peer asks us on it.
 
     Raises:
         TransientError: not reachable, rejected or aborted.
         RejectedError: the peer accepts none of the contexts.
+        ConfigError: the certificates cannot be used.
     """
     ae = application_entity(peer.calling_ae_title, peer.maximum_pdu_length)
     ae.connection_timeout = ae.acse_timeout = peer.connect_timeout
@@ -54,10 +67,13 @@ def association(peer: Peer, contexts: Sequence[tuple[str, Sequence[str]]]) -> It
         peer.port,
         ae_title=peer.called_ae_title,
         max_pdu=peer.maximum_pdu_length,
-        evt_handlers=[AT_ONCE, (evt.EVT_CONN_OPEN, connected.append)],
+        tls_args=None if peer.tls is None else (client_context(peer.tls), peer.host),
+        ext_neg=list(roles),
+        evt_handlers=[AT_ONCE, (evt.EVT_CONN_OPEN, connected.append), *handlers],
     )
     if not opened.is_established:
         raise _not_established(peer, opened, connected=bool(connected))
+    mend_pauses(opened)
     try:
         yield opened
     finally:
@@ -67,7 +83,8 @@ def association(peer: Peer, contexts: Sequence[tuple[str, Sequence[str]]]) -> It
 
 def _not_established(peer: Peer, opened: Any, *, connected: bool) -> CaidxError:
     if not connected:
-        return TransientError(f"{peer} cannot be reached")
+        how = "" if peer.tls is None else " by TLS: no connection, or no agreement on certificates"
+        return TransientError(f"{peer} cannot be reached{how}")
     if opened.is_rejected:
         answer = opened.acceptor.primitive
         return TransientError(

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from connectors.dicom.config import TlsClientConfig
 from connectors.dicom.requester import Peer, association, status_in
 from connectors.dicom.status import Verdict, verdict_of
 from hub.errors import RejectedError
@@ -41,6 +42,7 @@ def send_files(
     called_ae_title: str,
     calling_ae_title: str,
     on_progress: Callable[[SentFile], None] | None = None,
+    tls: TlsClientConfig | None = None,
 ) -> list[SentFile]:
     """Send Part 10 files, and all files in folders, byte by byte as they are.
 
@@ -51,7 +53,7 @@ def send_files(
         TransientError: the receiver cannot be reached, or rejects the association.
         RejectedError: the receiver accepts none of the SOP classes.
     """
-    peer = Peer(host, port, called_ae_title, calling_ae_title)
+    peer = Peer(host, port, called_ae_title, calling_ae_title, tls=tls)
     sent: list[SentFile] = []
 
     def tell(outcome: SentFile) -> None:

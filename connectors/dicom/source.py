@@ -1,4 +1,4 @@
-"""A Storage SCP: C-STORE and C-ECHO (PS3.4 annexes A and B).
+"""A Storage SCP: C-STORE and C-ECHO (PS3.4 annexes A and B), and the services that are enabled.
 
 The data set is handed on as it came, undecoded. The response is sent when the hub's intake
 has stored the object durably, and not before.
@@ -8,92 +8,156 @@ from __future__ import annotations
 
 import errno
 import socket
-import threading
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-import structlog
-from pydicom.dataset import Dataset
-from pynetdicom import build_context, evt, register_uid
-from pynetdicom.presentation import AllStoragePresentationContexts
-from pynetdicom.service_class import StorageServiceClass
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined, unused-ignore]
-
+from connectors.dicom.acceptor import Acceptor
 from connectors.dicom.config import DicomSourceConfig
-from connectors.dicom.network import AT_ONCE, TRANSFER_SYNTAXES, application_entity
-from connectors.dicom.status import SUCCESS, error_comment, status_of
-from hub.errors import CaidxError, ConfigError, ConfigProblem, TransientError
-from hub.ports import (
-    EndOfTransfer,
-    Health,
-    HealthState,
-    ReceivedObject,
-    Reception,
-    Sender,
-    SourceContext,
+from connectors.dicom.connection import Connection, Timeouts
+from connectors.dicom.data_buffer import DataBuffer, MemoryBudget
+from connectors.dicom.limits import AssociationLimits
+from connectors.dicom.negotiation import CallerPolicy
+from connectors.dicom.normalized import Services
+from connectors.dicom.performer import AssociationPerformer, Offer
+from connectors.dicom.storage_classes import (
+    DEFAULT_TRANSFER_SYNTAXES,
+    STORAGE_SOP_CLASSES,
+    TRANSFER_SYNTAXES,
+    VERIFICATION,
 )
+from connectors.dicom.transport import Transport
+from hub.errors import CaidxError, ConfigError, ConfigProblem, TransientError
+from hub.ports import Health, HealthState, SourceContext, at_first_call
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    import ssl  # loaded only where TLS is configured
 
 _CANNOT_EVER_LISTEN = frozenset({errno.EACCES, errno.EADDRNOTAVAIL})
+_WITHOUT_ASSOCIATION = 128
+"""Connections beyond the associations: those that are asking, being refused, or closing."""
 
 
 class DicomSource:
-    """`hub.ports.Source` for DICOM associations."""
+    """`hub.ports.Source` for DICOM associations.
 
-    def __init__(self, config: DicomSourceConfig, context: SourceContext) -> None:
+    Args:
+        config: see there.
+        context: what the hub gives.
+        build_services: builds, at each start, the services beside storage; None for none.
+
+    Raises:
+        ConfigError: a SOP class is none of the standard's.
+    """
+
+    def __init__(
+        self,
+        config: DicomSourceConfig,
+        context: SourceContext,
+        build_services: Callable[[], Services] | None = None,
+    ) -> None:
         self._config = config
         self._context = context
-        self._contexts = _storage_contexts(config)
-        self._sessions: dict[Any, _Session] = {}
-        self._lock = threading.Lock()
-        self._server: Any = None
+        self._budget = MemoryBudget(config.buffer_memory)
+        self._storage = (*_storage_classes(config), *config.additional_sop_classes)
+        self._build_services = build_services
+        self._services: Services | None = None
+        self._acceptor: Acceptor | None = None
         self._health = Health(HealthState.STOPPED, "not started", context.clock.now())
 
     def start(self) -> None:
         """Listen (see hub.ports.Source)."""
         config = self._config
-        ae = application_entity(config.ae_title, config.maximum_pdu_length)
-        ae.maximum_associations = config.maximum_associations
-        ae.require_calling_aet = list(config.allowed_calling_ae_titles)
-        ae.require_called_aet = config.require_called_ae_title
-        ae.network_timeout = config.idle_timeout
-        ae.acse_timeout = config.request_timeout
-        ae.add_supported_context(Verification)
-        handlers = [
-            AT_ONCE,
-            (evt.EVT_CONN_CLOSE, _stop_waiting),
-            (evt.EVT_REQUESTED, self._offer_contexts),
-            (evt.EVT_C_STORE, self._store),
-            (evt.EVT_RELEASED, self._released),
-        ]
+        services = None if self._build_services is None else self._build_services()
+        offer = self._offer(services)
+        acceptor = Acceptor(
+            name=f"dicom-{self._context.name}",
+            maximum_connections=config.maximum_associations + _WITHOUT_ASSOCIATION,
+            handshake_timeout=config.request_timeout,
+            converse=partial(self._converse, offer),
+            tls=self._tls(),
+        )
         try:
-            self._server = ae.start_server(
-                (config.host, config.port), block=False, evt_handlers=handlers
-            )
+            acceptor.listen(config.host, config.port)
         except OSError as error:
+            if services is not None:
+                services.close()
             raise self._cannot_listen(error) from error
-        self._set_health(HealthState.HEALTHY, f"listening on {config.host}:{config.port}")
+        self._acceptor, self._services = acceptor, services
+        if self._rejects_all:
+            detail = "no caller is listed, so all are rejected: name them in allowed_calling_ae_"
+            detail += "titles or allowed_addresses, or set unknown_callers"
+            self._set_health(HealthState.DEGRADED, detail)
+        else:
+            self._set_health(HealthState.HEALTHY, f"listening on {config.host}:{config.port}")
 
     def stop(self) -> None:
         """Stop accepting, give associations ``stop_grace`` seconds, then abort them."""
-        server, self._server = self._server, None
-        if server is None:
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is None:
             return
-        server.shutdown()
-        deadline = time.monotonic() + self._config.stop_grace
-        while server.active_associations and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for association in server.active_associations:
-            association.abort()
+        acceptor.stop(self._config.stop_grace)
+        services, self._services = self._services, None
+        if services is not None:
+            services.close()
         self._set_health(HealthState.STOPPED, "stopped")
 
     def health(self) -> Health:
         return self._health
 
+    @property
+    def _rejects_all(self) -> bool:
+        config = self._config
+        listed = config.allowed_calling_ae_titles or config.allowed_addresses
+        return config.rejects_unknown_callers and not listed
+
     def _set_health(self, state: HealthState, detail: str) -> None:
         self._health = Health(state, detail, self._context.clock.now())
+
+    def _offer(self, services: Services | None) -> Offer:
+        config = self._config
+        contexts: dict[str, Sequence[str]] = dict.fromkeys(self._storage, TRANSFER_SYNTAXES)
+        contexts[VERIFICATION] = DEFAULT_TRANSFER_SYNTAXES
+        if services is not None:
+            contexts.update(services.sop_classes)
+        callers = CallerPolicy(
+            called_ae_title=config.ae_title if config.require_called_ae_title else "",
+            calling_ae_titles=frozenset(config.allowed_calling_ae_titles),
+            networks=config.allowed_addresses,
+            rejects_unknown=config.rejects_unknown_callers,
+        )
+        return Offer(
+            source=self._context.name,
+            callers=callers,
+            limits=AssociationLimits(
+                config.maximum_associations, config.maximum_associations_per_caller
+            ),
+            contexts=contexts,
+            storage=frozenset(self._storage),
+            maximum_length=config.maximum_pdu_length,
+            maximum_instance_size=config.maximum_instance_size,
+            intake=self._context.intake,
+            services=services,
+        )
+
+    def _converse(self, offer: Offer, transport: Transport, address: str) -> Connection:
+        config = self._config
+        return Connection(
+            transport,
+            address,
+            maximum_length=config.maximum_pdu_length,
+            data=DataBuffer(config.spool_threshold, self._budget),
+            timeouts=Timeouts(artim=config.request_timeout, idle=config.idle_timeout),
+            performer=lambda send: AssociationPerformer(offer, address, send),
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._config.tls is None:
+            return None
+        # Loaded only here: the receiver starts sooner without it.
+        build = at_first_call("connectors.dicom.tls:server_context")
+        context: ssl.SSLContext = build(self._config.tls, f"sources.{self._context.name}.tls")
+        return context
 
     def _cannot_listen(self, error: OSError) -> CaidxError:
         address = f"{self._config.host}:{self._config.port}"
@@ -104,119 +168,15 @@ class DicomSource:
             return ConfigError((ConfigProblem("configuration", 0, field, message),))
         return TransientError(message)
 
-    # --- called by pynetdicom, on the association's own thread ---
 
-    def _offer_contexts(self, event: Any) -> None:
-        """Offer what this sender asks about, instead of copying 170 contexts per association."""
-        asked = {str(item.abstract_syntax) for item in event.assoc.requestor.requested_contexts}
-        for uid in sorted(asked - self._contexts.keys() - {str(Verification)}):
-            calling = str(event.assoc.requestor.primitive.calling_ae_title).strip()
-            log.warning("dicom.context.refused", sop_class_uid=uid, calling_ae_title=calling)
-        acceptor = event.assoc.acceptor
-        offered = [self._contexts[uid] for uid in sorted(asked & self._contexts.keys())]
-        acceptor.supported_contexts = [*acceptor.supported_contexts, *offered]
+def _storage_classes(config: DicomSourceConfig) -> tuple[str, ...]:
+    """The configured ones, or all.
 
-    def _store(self, event: Any) -> int | Dataset:
-        request = event.request
-        received = ReceivedObject(
-            sop_class_uid=str(request.AffectedSOPClassUID),
-            sop_instance_uid=str(request.AffectedSOPInstanceUID),
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-            data_set=request.DataSet.getvalue() if request.DataSet else b"",
-        )
-        try:
-            self._session(event.assoc).store(received)
-        except CaidxError as error:
-            status = status_of(error, received)
-            log.warning("dicom.store.refused", status=f"0x{status:04X}", reason=str(error))
-            answer = Dataset()
-            answer.Status = status
-            answer.ErrorComment = error_comment(error)
-            return answer
-        return SUCCESS
-
-    def _session(self, association: Any) -> _Session:
-        with self._lock:
-            session = self._sessions.get(association)
-            if session is None:
-                session = _Session(lambda: self._context.intake.open(self._sender(association)))
-                self._sessions[association] = session
-                # However an association breaks (abort, lost connection, time-out, a fault
-                # inside pynetdicom), the one sure sign is that its thread ends.
-                threading.Thread(
-                    target=self._watch, args=(association,), name="dicom-watch", daemon=True
-                ).start()
-        return session
-
-    def _sender(self, association: Any) -> Sender:
-        requestor = association.requestor
-        return Sender(
-            source=self._context.name,
-            calling_ae_title=str(requestor.ae_title).strip(),
-            called_ae_title=str(requestor.primitive.called_ae_title).strip(),
-            address=str(requestor.address),
-        )
-
-    def _watch(self, association: Any) -> None:
-        association.join()
-        self._end(association, EndOfTransfer.ABORTED)
-
-    def _released(self, event: Any) -> None:
-        self._end(event.assoc, EndOfTransfer.RELEASED)
-
-    def _end(self, association: Any, end: EndOfTransfer) -> None:
-        with self._lock:
-            session = self._sessions.pop(association, None)
-        if session is None:
-            return
-        try:
-            session.close(end)
-        except CaidxError as error:
-            log.error("dicom.close.failed", reason=str(error))  # noqa: TRY400 - told, not traced
-
-
-def _stop_waiting(event: Any) -> None:
-    """Let go of a connection that closed before it asked for an association.
-
-    pynetdicom would count it as an association until the request times out: the port checks of
-    a load balancer alone would reach ``maximum_associations``.
+    Raises:
+        ConfigError: one is no Storage SOP class of the standard.
     """
-    if event.assoc.requestor.primitive is None:
-        event.assoc.dul.to_user_queue.put(None)
-
-
-class _Session:
-    """One association: a reception that is opened by the first object and closed once."""
-
-    def __init__(self, open_reception: Callable[[], Reception]) -> None:
-        self._open = open_reception
-        self._reception: Reception | None = None
-        self._closed = False
-        self._lock = threading.Lock()
-
-    def store(self, received: ReceivedObject) -> None:
-        with self._lock:
-            if self._closed:
-                raise TransientError("the association has ended")
-            if self._reception is None:
-                self._reception = self._open()
-            self._reception.store(received)
-
-    def close(self, end: EndOfTransfer) -> None:
-        with self._lock:
-            reception, self._closed = self._reception, True
-            self._reception = None
-        if reception is not None:
-            reception.close(end)
-
-
-def _storage_contexts(config: DicomSourceConfig) -> dict[str, Any]:
-    """What we accept: SOP class -> its context with every transfer syntax."""
-    known = [str(context.abstract_syntax) for context in AllStoragePresentationContexts]
-    for uid in set(config.additional_sop_classes) - set(known):
-        register_uid(uid, f"PrivateStorage_{uid.replace('.', '_')}", StorageServiceClass)
-    chosen = config.storage_sop_classes or known
-    unknown = set(chosen) - set(known) - set(config.additional_sop_classes)
+    chosen = config.storage_sop_classes or STORAGE_SOP_CLASSES
+    unknown = set(chosen) - set(STORAGE_SOP_CLASSES) - set(config.additional_sop_classes)
     if unknown:
         raise ConfigError(
             tuple(
@@ -230,13 +190,12 @@ def _storage_contexts(config: DicomSourceConfig) -> dict[str, Any]:
                 for uid in sorted(unknown)
             )
         )
-    transfer_syntaxes = list(TRANSFER_SYNTAXES)
-    return {
-        uid: build_context(uid, transfer_syntaxes)
-        for uid in (*chosen, *config.additional_sop_classes)
-    }
+    return chosen
 
 
 def build_source(config: DicomSourceConfig, context: SourceContext) -> DicomSource:
     """`hub.ports.Connector.build_source`."""
-    return DicomSource(config, context)
+    if not config.services:
+        return DicomSource(config, context)
+    build = at_first_call("connectors.dicom.services:build_services")
+    return DicomSource(config, context, partial(build, config, context))

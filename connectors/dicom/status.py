@@ -20,6 +20,14 @@ CANNOT_UNDERSTAND = 0xC000
 """Error: cannot understand. The same object can never be stored."""
 PROCESSING_FAILURE = 0x0110
 """A fault of ours (PS3.7 C.5.13); says nothing about the object."""
+INVALID_OBJECT_INSTANCE = 0x0117
+"""The SOP Instance UID of the message is no UID (PS3.7 C.5.6)."""
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+"""The message is of another SOP class than its presentation context (PS3.7 C.5.18)."""
+UNRECOGNIZED_OPERATION = 0x0211
+"""We do not perform this command (PS3.7 C.5.23)."""
+RESOURCE_LIMITATION = 0x0213
+"""The data set of a DIMSE-N request is longer than we take (PS3.7 C.5.16)."""
 
 _ERROR_COMMENT_LENGTH = 64
 """Error Comment (0000,0902) has VR LO."""
@@ -36,7 +44,7 @@ def status_of(error: CaidxError, received: ReceivedObject) -> int:
 
 def _is_another_object(received: ReceivedObject) -> bool:
     try:
-        scan = scan_header(received.data_set, received.transfer_syntax_uid)
+        scan = scan_header(bytes(received.data_set), received.transfer_syntax_uid)
     except RejectedError:
         return False
     named = (received.sop_class_uid, received.sop_instance_uid)

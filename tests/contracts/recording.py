@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +16,15 @@ from pydicom.uid import ExplicitVRLittleEndian
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import PatientIdentity, StudyIdentity
 from hub.errors import CaidxError
-from hub.ports import EndOfTransfer, ReceivedObject, Sender, SourceContext, StoredAs
+from hub.ports import (
+    Buffer,
+    EndOfTransfer,
+    Expectation,
+    ReceivedObject,
+    ReferencedInstance,
+    Sender,
+    SourceContext,
+)
 
 STUDY = "1.2.826.0.1.3680043.8.498.7"
 PATIENT_ID = "CANARY-7"
@@ -39,16 +47,60 @@ class RecordedReception:
     stored: list[ReceivedObject] = field(default_factory=list)
     ends: list[EndOfTransfer] = field(default_factory=list)
 
-    def store(self, received: ReceivedObject) -> StoredAs:
+    def store(self, received: ReceivedObject) -> None:
         self.intake.before_store(received)
         error = self.intake.errors.get(received.sop_instance_uid)
         if error is not None:
             raise error
-        self.stored.append(received)
-        return StoredAs.NEW
+        self.stored.append(replace(received, data_set=bytes(received.data_set)))
+
+    def spool(
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+    ) -> RecordedSpool:
+        spool = RecordedSpool(
+            self, ReceivedObject(sop_class_uid, sop_instance_uid, transfer_syntax_uid, b"")
+        )
+        self.intake.spools.append(spool)
+        return spool
 
     def close(self, end: EndOfTransfer) -> None:
         self.ends.append(end)
+
+
+@dataclass
+class RecordedSpool:
+    """hub.ports.Spool."""
+
+    reception: RecordedReception
+    named: ReceivedObject
+    chunks: list[bytes] = field(default_factory=list)
+    state: str = "open"
+
+    def write(self, chunk: Buffer) -> None:
+        error = self.reception.intake.spool_errors.get(self.named.sop_instance_uid)
+        if error is not None:
+            raise error
+        self.chunks.append(bytes(chunk))
+
+    def store(self) -> None:
+        self.reception.store(replace(self.named, data_set=b"".join(self.chunks)))
+        self.state = "stored"
+
+    def discard(self) -> None:
+        if self.state == "open":
+            self.state = "discarded"
+
+
+class NoKnowledge:
+    """hub.ports.Knowledge of a hub that has never heard of anything."""
+
+    def expect(self, expectation: Expectation) -> None:
+        """Nobody waits."""
+
+    def not_stored(
+        self, wanted: Sequence[ReferencedInstance], within: float
+    ) -> Mapping[ReferencedInstance, int]:
+        return dict.fromkeys(wanted, 0x0112)
 
 
 @dataclass
@@ -57,6 +109,9 @@ class RecordingIntake:
 
     errors: dict[str, CaidxError] = field(default_factory=dict)
     """What to raise, by SOP Instance UID."""
+    spool_errors: dict[str, CaidxError] = field(default_factory=dict)
+    """What to raise while a large object is written, by SOP Instance UID."""
+    spools: list[RecordedSpool] = field(default_factory=list)
     before_store: Callable[[ReceivedObject], None] = lambda received: None
     receptions: list[RecordedReception] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -76,7 +131,7 @@ class RecordingIntake:
         return [end for reception in self.receptions for end in reception.ends]
 
     def context(self, name: str = "source") -> SourceContext:
-        return SourceContext(name=name, intake=self, clock=WallClock())
+        return SourceContext(name=name, intake=self, clock=WallClock(), knowledge=NoKnowledge())
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -48,10 +48,21 @@ def dcmsend(
 
 
 def echoscu(
-    port: int, *, aet: str = "ECHOSCU", aec: str = "CAIDX", check: bool = True
+    port: int,
+    *,
+    aet: str = "ECHOSCU",
+    aec: str = "CAIDX",
+    options: Sequence[str] = (),
+    check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """C-ECHO."""
-    return _dcmtk("echoscu", ["-v", "-aet", aet, "-aec", aec, "127.0.0.1", str(port)], check=check)
+    called = ["-aet", aet, "-aec", aec, "127.0.0.1", str(port)]
+    return _dcmtk("echoscu", ["-v", *options, *called], check=check)
+
+
+def termscu(port: int, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Ask for a shutdown by DCMTK's own SOP class: a request that nobody else accepts."""
+    return _dcmtk("termscu", ["-v", "127.0.0.1", str(port)], check=check)
 
 
 def dcmdump(file: Path, *options: str) -> str:

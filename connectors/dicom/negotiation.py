@@ -1,0 +1,122 @@
+"""Who may have an association with us, and on which terms (PS3.8 7.1, PS3.7 annex D.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from connectors.dicom.pdu import (
+    APPLICATION_CONTEXT,
+    AnsweredContext,
+    AssociateAccept,
+    AssociateRequest,
+    ContextResult,
+    ProposedContext,
+    Rejection,
+    RoleSelection,
+)
+from connectors.dicom.storage_classes import IMPLICIT_VR_LITTLE_ENDIAN
+from hub.formats.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+_PROTOCOL_VERSION = 0x0001
+"""Bit 0: the only version there is (PS3.8 9.3.2)."""
+_IPV4_IN_IPV6 = "::ffff:"
+
+
+@dataclass(frozen=True, slots=True)
+class CallerPolicy:
+    """Who may call, and whom."""
+
+    called_ae_title: str
+    """Our AE title; empty where callers may use any."""
+    calling_ae_titles: frozenset[str]
+    """Empty where the AE title does not matter."""
+    networks: tuple[IPv4Network | IPv6Network, ...]
+    """Empty where the address does not matter."""
+    rejects_unknown: bool
+    """What is done with all callers where neither AE titles nor networks name any."""
+
+    def objection(self, request: AssociateRequest, address: str) -> Rejection | None:
+        """Why this caller gets no association; None if it may have one.
+
+        A caller is an AE title at an address: one that calls from elsewhere is not recognized.
+        """
+        if not request.protocol_version & _PROTOCOL_VERSION:
+            return Rejection.PROTOCOL_VERSION_NOT_SUPPORTED
+        if request.application_context != APPLICATION_CONTEXT:
+            return Rejection.APPLICATION_CONTEXT_NOT_SUPPORTED
+        if not self._knows(request.calling_ae_title, address):
+            return Rejection.CALLING_AE_TITLE_NOT_RECOGNIZED
+        if self.called_ae_title and request.called_ae_title != self.called_ae_title:
+            return Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED
+        return None
+
+    def _knows(self, calling_ae_title: str, address: str) -> bool:
+        if not self.calling_ae_titles and not self.networks:
+            return not self.rejects_unknown
+        if self.calling_ae_titles and calling_ae_title not in self.calling_ae_titles:
+            return False
+        return not self.networks or self._is_listed(address)
+
+    def _is_listed(self, address: str) -> bool:
+        found = ip_address(address.removeprefix(_IPV4_IN_IPV6).partition("%")[0])
+        return any(found in network for network in self.networks)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedContext:
+    """A presentation context of an association."""
+
+    abstract_syntax: str
+    transfer_syntax: str
+
+
+def negotiate(
+    request: AssociateRequest, offered: Mapping[str, Sequence[str]], maximum_length: int
+) -> tuple[AssociateAccept, dict[int, AcceptedContext]]:
+    """Our answer, and the accepted contexts by their ID.
+
+    Args:
+        request: the peer's.
+        offered: abstract syntax -> transfer syntaxes, the best first. Where the peer proposes
+            several in one context, the order here decides.
+        maximum_length: of the P-DATA-TF PDUs that we take.
+    """
+    answers = [_answer(proposed, offered) for proposed in request.contexts]
+    accepted = {
+        proposed.context_id: AcceptedContext(proposed.abstract_syntax, answer.transfer_syntax)
+        for proposed, answer in zip(request.contexts, answers, strict=True)
+        if answer.result is ContextResult.ACCEPTANCE
+    }
+    # We serve: a peer may be the user of a SOP class, never its provider (PS3.7 D.3.3.4.2).
+    roles = {
+        role.sop_class_uid: RoleSelection(role.sop_class_uid, role.is_scu, is_scp=False)
+        for role in request.roles
+        if role.sop_class_uid in offered
+    }
+    accept = AssociateAccept(
+        called=request.called,
+        calling=request.calling,
+        contexts=tuple(answers),
+        maximum_length=maximum_length,
+        implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+        implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+        roles=tuple(roles.values()),
+        answers_asynchronous_operations=request.asks_for_asynchronous_operations,
+    )
+    return accept, accepted
+
+
+def _answer(proposed: ProposedContext, offered: Mapping[str, Sequence[str]]) -> AnsweredContext:
+    number = proposed.context_id
+    known = offered.get(proposed.abstract_syntax)
+    if known is None:
+        refused = ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED
+        return AnsweredContext(number, refused, IMPLICIT_VR_LITTLE_ENDIAN)
+    proposals = set(proposed.transfer_syntaxes)
+    chosen = next((syntax for syntax in known if syntax in proposals), None)
+    if chosen is None:
+        refused = ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED
+        return AnsweredContext(number, refused, IMPLICIT_VR_LITTLE_ENDIAN)
+    return AnsweredContext(number, ContextResult.ACCEPTANCE, chosen)

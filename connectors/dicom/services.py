@@ -1,0 +1,158 @@
+"""What a source offers beside storage: storage commitment, MPPS, availability notification.
+
+This module is light: the services themselves, and pydicom with them, are loaded when the first
+request of their kind comes.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import structlog
+
+from connectors.dicom.config import DicomSourceConfig
+from connectors.dicom.normalized import NormalizedRequest, NormalizedResponse
+from hub.errors import CaidxError, TransientError
+from hub.ports import SourceContext
+
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+"""Storage Commitment Push Model SOP Class (PS3.4 annex J)."""
+PROCEDURE_STEP = "1.2.840.10008.3.1.2.3.3"
+"""Modality Performed Procedure Step SOP Class (PS3.4 F.7)."""
+AVAILABILITY_NOTIFICATION = "1.2.840.10008.5.1.4.33"
+"""Instance Availability Notification SOP Class (PS3.4 annex R)."""
+
+PROCESSING_FAILURE = 0x0110
+NO_SUCH_SOP_CLASS = 0x0118
+RESOURCE_LIMITATION = 0x0213
+"""PS3.7 annex C."""
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    NotImplementedError,
+    RecursionError,
+    struct.error,
+)
+"""What pydicom raises for data sets that are none."""
+
+_TRANSFER_SYNTAXES = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+LOOK_SECONDS = 15.0
+"""How often answers that could not be sent are looked for."""
+_LONGEST_COMMENT = 64
+"""Error Comment (0000,0902) has VR LO."""
+
+
+log = structlog.get_logger(__name__)
+
+
+class RefusedError(Exception):
+    """A request that is answered with a status of its own."""
+
+    def __init__(self, status: int, comment: str) -> None:
+        super().__init__(comment)
+        self.status = status
+        self.comment = comment
+
+
+Handler = Callable[[NormalizedRequest], NormalizedResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    sop_class_uid: str
+    module: str
+    """``module.service(config, context)`` makes the handler."""
+
+
+_KINDS = {
+    "storage-commitment": _Kind(STORAGE_COMMITMENT, "connectors.dicom.storage_commitment"),
+    "procedure-step": _Kind(PROCEDURE_STEP, "connectors.dicom.procedure_step"),
+    "availability-notification": _Kind(
+        AVAILABILITY_NOTIFICATION, "connectors.dicom.availability_notification"
+    ),
+}
+
+
+class DicomServices:
+    """`connectors.dicom.normalized.Services`; thread-safe."""
+
+    def __init__(self, config: DicomSourceConfig, context: SourceContext) -> None:
+        self._config = config
+        self._context = context
+        self._kinds = {_KINDS[name].sop_class_uid: _KINDS[name] for name in config.services}
+        self._handlers: dict[str, Handler] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+
+    @property
+    def sop_classes(self) -> Mapping[str, tuple[str, ...]]:
+        """Abstract syntax -> transfer syntaxes."""
+        return dict.fromkeys(self._kinds, _TRANSFER_SYNTAXES)
+
+    def handle(self, request: NormalizedRequest) -> NormalizedResponse:
+        """Answer; every failure is a status (PS3.7 annex C)."""
+        try:
+            return self._handler(request.sop_class_uid)(request)
+        except RefusedError as error:
+            return NormalizedResponse(error.status, error_comment=error.comment[:_LONGEST_COMMENT])
+        except TransientError:
+            return NormalizedResponse(RESOURCE_LIMITATION, error_comment="try again later")
+        except CaidxError:
+            return NormalizedResponse(PROCESSING_FAILURE)
+        except UNREADABLE:
+            return NormalizedResponse(
+                PROCESSING_FAILURE, error_comment="the data set cannot be read"
+            )
+
+    def _handler(self, sop_class_uid: str) -> Handler:
+        kind = self._kinds.get(sop_class_uid)
+        if kind is None:
+            raise RefusedError(NO_SUCH_SOP_CLASS, "this SOP class is not offered")
+        with self._lock:
+            if sop_class_uid not in self._handlers:
+                module = import_module(kind.module)
+                self._handlers[sop_class_uid] = module.service(self._config, self._context)
+            return self._handlers[sop_class_uid]
+
+    # --- answers that could not be sent ------------------------------------------------------
+
+    def start(self) -> None:
+        """Go on with what was left unanswered, by a process before this one too.
+
+        Only where an answer could be sent at all: to peers that are configured.
+        """
+        if self._config.peers and STORAGE_COMMITMENT in self._kinds:
+            name = f"commitment-{self._context.name}"
+            threading.Thread(target=self._look, name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._closing.set()
+
+    def _look(self) -> None:
+        while not self._closing.wait(LOOK_SECONDS):
+            try:
+                due = self._context.knowledge.due_commitments(self._context.name)
+            except TransientError as error:
+                log.warning("commitment.not-looked", source=self._context.name, error=error)
+                continue
+            for question in due:
+                handler: Any = self._handler(STORAGE_COMMITMENT)
+                handler.answer_again(question)
+
+
+def build_services(config: DicomSourceConfig, context: SourceContext) -> DicomServices:
+    """The services of one source; they go on with what was left unanswered."""
+    services = DicomServices(config, context)
+    services.start()
+    return services

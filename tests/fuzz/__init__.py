@@ -1,0 +1,1 @@
+"""Runs with random input, for as long as somebody lets them run."""
