@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import structlog
 from fastapi import FastAPI
 
-from hub.bootstrap import Hub, open_hub, package_of
-from hub.config import CONFIG_VARIABLE, read_settings
+from hub.bootstrap.hub import Hub, package_of
 from hub.errors import ConfigError
-from hub.ports import ModelPackage
-from hub.registry import discover
+from hub.ports import HttpEndpoint, ModelPackage
 from hub.web import api, health, metrics
 from hub.web.context import WebContext
 from hub.web.errors import install_problem_handlers
@@ -25,8 +21,8 @@ results went. Read-only. Studies are known by their UID; no names, no birth date
 """
 
 
-def create_app(context: WebContext) -> FastAPI:
-    """The application over one hub."""
+def create_app(context: WebContext, endpoints: Sequence[HttpEndpoint] = ()) -> FastAPI:
+    """The application over one hub, and the sources that are part of it."""
     app = FastAPI(
         title="CAIDX hub",
         version=context.version,
@@ -39,19 +35,13 @@ def create_app(context: WebContext) -> FastAPI:
     install_problem_handlers(app)
     for part in (health, metrics, api):
         app.include_router(part.router)
+    for endpoint in endpoints:
+        app.mount(endpoint.path, endpoint.application)
     return app
 
 
-def create_from_environment() -> FastAPI:
-    """The application over the hub whose configuration file ``CAIDX_CONFIG`` names (or
-    ``caidx.yaml``, or the defaults): what ``caidx serve --role web`` runs.
-
-    Raises:
-        ConfigError: the configuration cannot be used.
-    """
-    name = os.environ.get(CONFIG_VARIABLE)
-    components = discover()
-    hub = open_hub(read_settings(Path(name) if name else None, components), components)
+def create_app_of(hub: Hub, endpoints: Sequence[HttpEndpoint] = ()) -> FastAPI:
+    """The application over one hub, with what its configuration names."""
     context = WebContext(
         database=hub.database,
         models=tuple(_packages(hub)),
@@ -59,7 +49,7 @@ def create_from_environment() -> FastAPI:
         version=version("caidx-hub"),
         heartbeat_seconds=hub.settings.workers.heartbeat_seconds,
     )
-    return create_app(context)
+    return create_app(context, endpoints)
 
 
 def _packages(hub: Hub) -> Iterator[ModelPackage]:

@@ -17,7 +17,7 @@ from hub.web.context import Context, WebContext
 router = APIRouter(prefix="/health", tags=["health"])
 
 _SILENT_AFTER_HEARTBEATS = 5
-_ROLES = ("receiver", "worker")
+_ROLES = ("receiver", "indexer", "worker")
 
 
 class Check(BaseModel):

@@ -54,6 +54,7 @@ def test_ready_names_the_schema_and_the_roles(client: TestClient) -> None:
     assert [check["name"] for check in answer.json()["checks"]] == [
         "database",
         "receiver",
+        "indexer",
         "worker",
     ]
 

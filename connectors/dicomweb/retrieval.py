@@ -1,0 +1,113 @@
+"""What arrives by WADO-RS, on its way into the hub's intake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from connectors.dicomweb.multipart import Event, PartBegins, PartEnds
+from hub.formats.dicom_header import scan_header
+from hub.formats.part10 import split_part10
+from hub.ports import (
+    ArchiveContext,
+    EndOfTransfer,
+    ReceivedObject,
+    Sender,
+    Spool,
+)
+
+_IN_MEMORY_BYTES = 32 << 20
+"""What is larger goes to the disk as it comes."""
+
+
+class Transfer:
+    """One retrieval: one transfer into the intake."""
+
+    def __init__(self, context: ArchiveContext, url: str) -> None:
+        address = urlsplit(url).hostname or ""
+        self.reception = context.intake.open(Sender(source=context.name, address=address))
+        self._end = EndOfTransfer.ABORTED
+
+    def finished(self) -> None:
+        """The archive has sent all of it."""
+        self._end = EndOfTransfer.RELEASED
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.reception.close(self._end)
+
+
+class RetrievedParts:
+    """One part after another, a Part 10 file each, into the intake."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._reception = transfer.reception
+        self._head = bytearray()
+        self._spool: Spool | None = None
+        self.count = 0
+
+    def take(self, events: Iterable[Event]) -> None:
+        """What the next bytes of the answer held.
+
+        Raises:
+            RejectedError: a part is no DICOM file, or the intake refuses it.
+            TransientError: the intake is out of resources.
+        """
+        for event in events:
+            if isinstance(event, PartBegins):
+                self._head = bytearray()
+            elif isinstance(event, PartEnds):
+                self._end()
+            else:
+                self._add(event)
+
+    def _add(self, piece: memoryview) -> None:
+        if self._spool is not None:
+            self._spool.write(piece)
+            return
+        self._head += piece
+        if len(self._head) > _IN_MEMORY_BYTES:
+            received = _received(bytes(self._head))
+            self._spool = self._reception.spool(
+                received.sop_class_uid, received.sop_instance_uid, received.transfer_syntax_uid
+            )
+            self._spool.write(received.data_set)
+            self._head = bytearray()
+
+    def _end(self) -> None:
+        if self._spool is not None:
+            spool, self._spool = self._spool, None
+            try:
+                spool.store()
+            finally:
+                spool.discard()
+        else:
+            self._reception.store(_received(bytes(self._head)))
+        self.count += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._spool is not None:  # it broke off
+            self._spool.discard()
+
+
+def _received(file: bytes) -> ReceivedObject:
+    syntax, data_set = split_part10(file)
+    scan = scan_header(data_set, syntax)
+    return ReceivedObject(scan.sop_class_uid, scan.sop_instance_uid, syntax, data_set)

@@ -1,0 +1,54 @@
+"""The HTTP server of the web role."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import structlog
+import uvicorn
+
+from hub.bootstrap.hub import Hub
+from hub.errors import TransientError
+from hub.web.app import create_app_of
+from hub.web.deadlines import BodyDeadlines
+from hub.web.endpoints import running_endpoints
+from hub.web.protocol import PatientProtocol
+
+_MOST_CONNECTIONS = 1000
+"""More are answered 503."""
+
+
+def serve_web(hub: Hub) -> None:
+    """Serve until a signal says stop.
+
+    Raises:
+        TransientError: the port is in use.
+    """
+    settings = hub.settings.web
+    with _listening(settings.host, settings.port) as listener, running_endpoints(hub) as endpoints:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                BodyDeadlines(create_app_of(hub, endpoints)),
+                http=PatientProtocol,
+                ws="none",
+                limit_concurrency=_MOST_CONNECTIONS,
+                log_config=None,
+                log_level="warning",  # its lines are written without their message: less says it
+                access_log=False,
+                server_header=False,
+            )
+        )
+        structlog.get_logger().info("role.started", role="web", pid=os.getpid())
+        server.run(sockets=[listener])  # ends by the signal that stopped it
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Bound here and not by uvicorn, so that a port in use is told in our own words."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise TransientError(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+        ) from error
