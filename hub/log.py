@@ -47,7 +47,7 @@ _UIDS = _names(
     "study_instance_uid series_instance_uid sop_instance_uid sop_class_uid transfer_syntax_uid"
 )
 _WORDS = _names(
-    "action adapter address alert alert_id association_id called_ae_title calling_ae_title "
+    "action adapter address alert alert_id archive association_id called_ae_title calling_ae_title "
     "component connector database decision delivery_id destination document_id document_kind "
     "engine entity evidence executor_id family format host job job_id kind level logger loop "
     "mode model model_id model_version outcome part priority problem_kind queue release request_id "

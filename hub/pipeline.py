@@ -1,7 +1,7 @@
 """The path of one study through the hub.
 
 1. receive   - a source stores each object durably, then (and only then) acknowledges it
-               (hub/store/intake.py, in the receiver's process).
+               (hub/store/reception.py, in the receiver's process).
 2. complete  - a study is complete when the evidence says so.
 3. route     - rules turn the study into inference requests, with the reasons.
 4. infer     - inside its intended use, the model is asked.
@@ -20,12 +20,12 @@ jobs that follow.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import sqlalchemy as sa
 
 from hub.domain.delivery import Document, DocumentKind, Receipt
-from hub.domain.identity import request_id_for
 from hub.domain.inference import (
     ImagingInput,
     InferenceRequest,
@@ -36,13 +36,15 @@ from hub.domain.inference import (
     Unsuitable,
 )
 from hub.domain.intended_use import unsuitable_reasons
-from hub.domain.routing import Decision, Match, Route, RouteMode, RuleError, match
-from hub.domain.study import Study, StudyKey
+from hub.domain.priors import foreign_priors
+from hub.domain.routing import Route
 from hub.errors import IntegrityError, RejectedError, TransientError, UnsuitableError
+from hub.fetching import Fetching
 from hub.formats.encoding import Encoder, EncodingContext, check_document_identity
-from hub.ports import Job, Jobs
+from hub.ports import Jobs
+from hub.prior_steps import PriorSteps, prior_notes, too_few_priors
 from hub.registry import Registry, RunningModel
-from hub.store import instances, studies
+from hub.store import instances, results
 from hub.store.database import Database
 from hub.store.deliveries import DeliveryTask
 from hub.store.delivery_ledger import DeliveryLedger
@@ -50,14 +52,8 @@ from hub.store.documents import DocumentStore
 from hub.store.journal import Journal
 from hub.store.request_ledger import RequestLedger
 from hub.store.results import RequestRow, RequestState
-
-STUDY_JOB, STUDY_QUEUE = "study", "studies"
-_DUE_AT_ONCE = 100
-
-
-def inference_queue(concurrency: int) -> str:
-    """Models with the same limit share a queue; each is a line of its own in it."""
-    return f"inference-{concurrency}"
+from hub.store.series_progress import SeriesTimes, SeriesWatch
+from hub.study_steps import StudySteps, study_key
 
 
 def delivery_queue(concurrency: int) -> str:
@@ -80,111 +76,47 @@ class Pipeline:
     encoders: Mapping[DocumentKind, Encoder]
     """In the order in which documents may refer to each other."""
     context: Callable[[], EncodingContext]
+    series_times: SeriesTimes = field(default_factory=SeriesTimes)
+    series_watch: SeriesWatch = field(default_factory=SeriesWatch)
+    indexed_until: Callable[[], datetime] | None = None
+    fetching: Fetching | None = None
+    priors: PriorSteps | None = None
 
-    # --- 2. complete ---------------------------------------------------------------------
+    # --- 2. and 3. complete, route -----------------------------------------------------------
+
+    @property
+    def study_steps(self) -> StudySteps:
+        """The same parts, for the steps before a model is asked."""
+        return StudySteps(
+            database=self.database,
+            jobs=self.jobs,
+            journal=self.journal,
+            requests=self.requests,
+            registry=self.registry,
+            routes=self.routes,
+            series_times=self.series_times,
+            series_watch=self.series_watch,
+            indexed_until=self.indexed_until,
+            fetching=self.fetching,
+            priors=self.priors,
+        )
 
     def complete_due_studies(self) -> int:
         """Close every study whose evidence says that it is complete; returns how many."""
-        with self.database.read() as connection:
-            due = studies.due(connection, self.journal.clock.now(), _DUE_AT_ONCE)
-        return sum(self.complete(key) for key in due)
+        return self.study_steps.complete_due_studies()
 
-    def complete(self, key: StudyKey) -> bool:
-        """Close one revision and start its job; False when it is not due any more."""
-        with self.database.write() as connection:
-            if not studies.complete(connection, key, self.journal.clock.now()):
-                return False
-            job = Job(kind=STUDY_JOB, queue=STUDY_QUEUE, job_id=f"study:{key}", argument=str(key))
-            self.jobs.enqueue(connection, job)
-            self.journal.record(
-                connection,
-                "study.completed",
-                f"study:{key}",
-                key.study_instance_uid,
-                because=studies.evidence_of(connection, key),
-            )
-        return True
+    @property
+    def starts_with_series(self) -> bool:
+        """Whether ``start_complete_series`` ever has anything to do."""
+        return self.study_steps.starts_with_series
 
-    # --- 3. route ------------------------------------------------------------------------
+    def start_complete_series(self) -> int:
+        """Begin early where a route starts with a series; returns with how many studies."""
+        return self.study_steps.start_complete_series()
 
     def run_study(self, argument: str) -> None:
         """The job of a study revision: apply every route, record every answer."""
-        self.route(_study_key(argument))
-
-    def route(self, key: StudyKey) -> None:
-        """Turn a complete study into inference requests."""
-        with self.database.read() as connection:
-            study = instances.load_study(connection, key)
-        decisions = [self._decide(route, study) for route in self.routes]
-        with self.database.write() as connection:
-            if studies.state_of(connection, key) != studies.COMPLETE:
-                return  # routed before a crash
-            studies.mark_routed(connection, key, decisions, self.journal.clock.now())
-            requests = [
-                self._request(study, route, decision)
-                for route, decision in zip(self.routes, decisions, strict=True)
-                if isinstance(decision, Match)
-            ]
-            for request in requests:
-                self.requests.create(connection, request)
-            for decision in decisions:
-                self._alarm_if_broken(connection, key, decision)
-            self.journal.record(
-                connection,
-                "study.routed",
-                f"study:{key}",
-                key.study_instance_uid,
-                decisions={d.route: type(d).__name__ for d in decisions},
-                requests=[request.request_id for request in requests],
-                problems=list(study.problems),
-            )
-
-    def _decide(self, route: Route, study: Study) -> Decision:
-        """The route's answer; a match whose model cannot run is an error, not a silence."""
-        decision = match(route, study)
-        reason = self.registry.why_not(route.model)
-        if isinstance(decision, Match) and reason is not None:
-            return RuleError(route.name, (f"model {route.model} cannot run: {reason}",))
-        return decision
-
-    def _request(self, study: Study, route: Route, decision: Match) -> RequestRow:
-        """The request, pinned to the model as it is now."""
-        model = self.registry.model(route.model).package
-        return RequestRow(
-            request_id=request_id_for(
-                study_instance_uid=study.study_instance_uid,
-                revision=study.key.revision,
-                route=route.name,
-                model=f"{model.key}|{model.key.sha256}",
-                series_instance_uids=decision.series_instance_uids,
-            ),
-            study=study.key,
-            route=route.name,
-            shadow=route.mode is RouteMode.SHADOW,
-            model=model.key,
-            queue=inference_queue(model.card.runtime.concurrency),
-            priority=route.priority,
-            series_instance_uids=decision.series_instance_uids,
-            deliver_to=route.deliver_to,
-            reasons=decision.reasons,
-            state=RequestState.QUEUED,
-            attempts=0,
-            detail="",
-            created_at=self.journal.clock.now(),
-        )
-
-    def _alarm_if_broken(
-        self, connection: sa.Connection, key: StudyKey, decision: Decision
-    ) -> None:
-        """A rule that cannot be evaluated is never "no match": a person has to mend it."""
-        if isinstance(decision, RuleError):
-            self.journal.alarm(
-                connection,
-                "route.error",
-                f"route:{decision.route}",
-                key.study_instance_uid,
-                reason="; ".join(decision.reasons),
-            )
+        self.study_steps.route(study_key(argument))
 
     # --- 4 to 6. infer, verify, encode -----------------------------------------------------
 
@@ -196,7 +128,7 @@ class Pipeline:
         try:
             model = self._pinned_model(row)
             request = self._inference_request(row)
-            result = self.infer(model, request)
+            result = self._noting_priors(self.infer(model, request), row)
             self.verify(request, result)
             result, documents = self.encode(model, request, result, row)
             self._answer(row, request, result, documents)
@@ -216,23 +148,36 @@ class Pipeline:
     def _inference_request(self, row: RequestRow) -> InferenceRequest:
         with self.database.read() as connection:
             study = instances.load_study(connection, row.study)
+            amends = results.amended_revision(connection, row)
+            priors = self.priors.inputs(connection, row, study) if self.priors else ()
         if study.problems:  # found after the study was routed
             raise IntegrityError(f"the study is held back: {'; '.join(study.problems)}")
         series = study.with_series(row.series_instance_uids)
-        return InferenceRequest(
+        request = InferenceRequest(
             request_id=row.request_id,
             model=row.model,
             route=row.route,
             priority=row.priority,
             study=study,
-            inputs=(ImagingInput(InputRole.CURRENT, series),),
+            inputs=(ImagingInput(InputRole.CURRENT, series), *priors),
             reasons=row.reasons,
+            amends_revision=amends,
         )
+        problems = foreign_priors(request)
+        if problems:  # before the model sees them, too
+            raise IntegrityError(f"the input holds {', '.join(problems)}")
+        return request
+
+    @staticmethod
+    def _noting_priors(result: InferenceResult, row: RequestRow) -> InferenceResult:
+        return replace(result, warnings=(*result.warnings, *prior_notes(row)))
 
     @staticmethod
     def infer(model: RunningModel, request: InferenceRequest) -> InferenceResult:
         """Ask the model, unless the input is outside its intended use: that is an answer too."""
-        reasons = unsuitable_reasons(model.package.card, request.study, request.series)
+        card = model.package.card
+        reasons = unsuitable_reasons(card, request.study, request.series)
+        reasons += too_few_priors(card, request.inputs)
         if not reasons:
             try:
                 answer = model.adapter.infer(request)
@@ -334,7 +279,7 @@ class Pipeline:
     def run_delivery(self, delivery_id: str) -> None:
         """The job of a delivery: one attempt. What fails for now starts the next one, later."""
         task = self.deliveries.task(delivery_id)
-        if task is None:
+        if task is None or self.deliveries.supersede(task):
             return
         try:
             receipt = self.deliver(task)
@@ -359,14 +304,14 @@ class Pipeline:
 
     def study_failed(self, argument: str, reason: str) -> None:
         """A study could not be routed: it never looks like "no route matched"."""
-        key = _study_key(argument)
+        key = study_key(argument)
         with self.database.write() as connection:
             self.journal.alarm(
                 connection,
                 "study.not-routed",
                 f"study:{key}",
                 key.study_instance_uid,
-                reason=reason,
+                reason=f"{reason}; `caidx study route` applies the rules again",
             )
 
     def request_failed(self, request_id: str, reason: str) -> None:
@@ -379,8 +324,3 @@ class Pipeline:
         if task is not None:
             policy = self.registry.destination(task.delivery.destination).retry
             self.deliveries.retry(task, TransientError(reason), policy)
-
-
-def _study_key(argument: str) -> StudyKey:
-    uid, _, revision = argument.rpartition("#")
-    return StudyKey(uid, int(revision))

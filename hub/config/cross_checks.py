@@ -17,15 +17,40 @@ _MANIFEST = "model.yaml"
 def cross_checks(
     settings: Settings, document: YamlDocument, components: Components
 ) -> Iterator[ConfigProblem]:
-    for section in ("sources", "destinations", "routes"):
+    for section in ("sources", "archives", "destinations", "routes"):
         yield from _duplicates(
             [entry.name for entry in getattr(settings, section)], section, document
         )
+    yield from _archive_problems(settings, document)
     models = _model_ids(settings)
     yield from _model_problems(settings, document, models)
     yield from _document_problems(settings, document, components)
     yield from _expression_problems(settings, document)
     yield from _route_problems(settings, document, models)
+    yield from _retention_problems(settings, document)
+
+
+def _retention_problems(settings: Settings, document: YamlDocument) -> Iterator[ConfigProblem]:
+    """Reports are not deleted before the images that they were made from, and images are deleted
+    before there is no room for new ones."""
+    general = settings.retention
+    watermark, refused = general.minimum_free_gib * (1 << 30), settings.storage.minimum_free_bytes
+    if 0 < watermark <= refused:
+        message = f"no image is accepted below {refused / (1 << 30):g} GiB (storage): must be more"
+        yield document.problem(("retention", "minimum_free_gib"), message)
+    kept: dict[tuple[str | int, ...], tuple[float, float]] = {
+        ("retention",): (general.images_days, general.results_days)
+    }
+    for index, route in enumerate(settings.routes):
+        own = route.retention
+        images = general.images_days if own.images_days is None else own.images_days
+        results = general.results_days if own.results_days is None else own.results_days
+        if own.model_fields_set:
+            kept["routes", index, "retention"] = (images, results)
+    for path, (images, results) in kept.items():
+        if results < images:
+            message = f"results would be deleted ({results:g} days) before images ({images:g})"
+            yield document.problem((*path, "results_days"), message)
 
 
 def _duplicates(names: list[str], section: str, document: YamlDocument) -> Iterator[ConfigProblem]:
@@ -35,6 +60,31 @@ def _duplicates(names: list[str], section: str, document: YamlDocument) -> Itera
             line = document.line_of((section, first, "name"))
             message = f"{name} is taken; the first one is on line {line}"
             yield document.problem((section, index, "name"), message)
+
+
+def _archive_problems(settings: Settings, document: YamlDocument) -> Iterator[ConfigProblem]:
+    """Archives that are named must be there; what they send is told from what sources take in by
+    the name."""
+    names = [archive.name for archive in settings.archives]
+    sources = [source.name for source in settings.sources]
+    for index, name in enumerate(names):
+        if name in sources:
+            yield document.problem(("archives", index, "name"), f"{name} is the name of a source")
+    named: list[tuple[tuple[str | int, ...], str]] = [
+        (("completeness", "archive"), settings.completeness.archive),
+        *(
+            (("priors", "archives", position), name)
+            for position, name in enumerate(settings.priors.archives or ())
+        ),
+    ]
+    for index, source in enumerate(settings.sources):
+        if source.completeness.archive != settings.completeness.archive:
+            at = ("sources", index, "completeness", "archive")
+            named.append((at, source.completeness.archive))
+    for path, name in named:
+        if name and name not in names:
+            known = ", ".join(names) or "none"
+            yield document.problem(path, f"there is no archive {name}; configured: {known}")
 
 
 def _model_ids(settings: Settings) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, Field, create_model
 
 from hub.config.settings import (
+    ArchiveSettings,
     DestinationSettings,
     ModelSettings,
     Name,
@@ -44,7 +45,9 @@ def file_model(components: Components) -> type[BaseModel]:
     destinations = {
         kind: c.destination_config for kind, c in connectors.items() if c.destination_config
     }
+    archives = {kind: c.archive_config for kind, c in connectors.items() if c.archive_config}
     fields: dict[str, Any] = {
+        "archives": _described("archives", _entries(archives, ArchiveSettings)),
         "sources": _described("sources", _entries(sources, SourceSettings)),
         "destinations": _described("destinations", _entries(destinations, DestinationSettings)),
         "models": _described("models", _models(components)),

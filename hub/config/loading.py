@@ -15,6 +15,7 @@ from hub.config.secret_references import resolved
 from hub.config.settings import (
     BUILTIN,
     DEFAULTS_FILE,
+    ArchiveSettings,
     DestinationSettings,
     PlainSections,
     RouteSettings,
@@ -88,6 +89,7 @@ def _settings(
     return Settings.model_construct(
         file=document.file,
         sources=tuple(_source(entry, raw, components) for entry in raw.sources),
+        archives=tuple(_archive(entry, components) for entry in raw.archives),
         destinations=tuple(_destination(entry, raw, components) for entry in raw.destinations),
         adapters=_adapter_options(raw, document, components, problems),
         **plain,
@@ -106,6 +108,14 @@ def _source(entry: Any, raw: Any, components: Components) -> SourceSettings:
         kind=entry.kind,
         completeness=_overridden(raw.completeness, entry.completeness),
         options=_options(entry, components.connectors[entry.kind].source_config),
+    )
+
+
+def _archive(entry: Any, components: Components) -> ArchiveSettings:
+    return ArchiveSettings.model_construct(
+        name=entry.name,
+        kind=entry.kind,
+        options=_options(entry, components.connectors[entry.kind].archive_config),
     )
 
 

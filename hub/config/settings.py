@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 
 from hub.domain.delivery import DocumentKind, RetryPolicy
 from hub.domain.inference import Priority
-from hub.domain.routing import RouteMode
+from hub.domain.routing import LateImages, RouteMode, RouteStart, WhenIncomplete
 
 BUILTIN = "builtin:"
 CONFIG_VARIABLE = "CAIDX_CONFIG"
@@ -105,6 +105,19 @@ class DatabaseSettings(Section):
         return url
 
 
+class StorageSettings(Section):
+    """How received images are kept in the data directory."""
+
+    pool_bytes: int = Field(default=256 << 20, ge=0, le=1 << 40)
+    """Bytes of disk space that stand ready, already written with zeros, so that storing an image
+    durably costs least. More of it takes longer bursts at full speed; 0: none."""
+    minimum_free_bytes: int = Field(default=1 << 30, ge=0)
+    """Below this much free disk space nothing more is accepted (DICOM status A700, out of
+    resources, for which senders try again): databases and logs need room."""
+    maximum_instance_bytes: int = Field(default=4 << 30, ge=1 << 20)
+    """The largest single object that is accepted, in bytes."""
+
+
 class CompletenessSettings(Section):
     """When a study counts as complete where nothing tells how many images it has."""
 
@@ -112,6 +125,21 @@ class CompletenessSettings(Section):
     """After the sender has ended its transfer: seconds without a new image."""
     straggler_seconds: float = Field(default=30.0, gt=0, le=86400)
     """After a transfer that broke off, or is still open: seconds without a new image."""
+    archive: str = ""
+    """Name of the archive that is asked how many images a study has, once for each time that it
+    arrives; empty: none is asked."""
+    ask_after_seconds: float = Field(default=0.5, ge=0, le=3600)
+    """Seconds without a new image after which the archive is asked: it may still be receiving the
+    same images itself."""
+    fetch_missing: bool = False
+    """Whether images that the archive has, and the hub has not when the study is quiet, are
+    fetched from it."""
+    fetch_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """Seconds within which they have to arrive; then the study goes on without them, and every
+    report says of how many images."""
+    series_quiet_seconds: float = Field(default=5.0, gt=0, le=3600)
+    """For routes that `start` with a series: seconds without a new image of that series, where
+    nothing else tells that it is complete. The same for all sources."""
 
 
 class DeliverySettings(Section):
@@ -145,6 +173,27 @@ class SourceSettings(Section):
     """The connector's own configuration, validated."""
 
 
+class ArchiveSettings(Section):
+    """Where studies lie that the hub may ask for; the fields beside these belong to its `kind`."""
+
+    name: Name
+    """Unique, among sources too; `completeness` and `priors` name it."""
+    kind: str
+    """The connector, e.g. `dicom` or `dicomweb`."""
+    options: Any = Field(default=None)
+    """The connector's own configuration, validated."""
+
+
+class PriorsSettings(Section):
+    """Prior examinations, for models whose manifest wants them (`input.priors`)."""
+
+    archives: tuple[str, ...] | None = None
+    """Names of the archives to look in, after what the hub itself holds; left out: all."""
+    time_limit_seconds: float = Field(default=120.0, gt=0, le=86400)
+    """Seconds within which they have to be found and fetched; then the model runs without, and
+    the report says so."""
+
+
 class DestinationSettings(Section):
     """A way out; the fields beside these belong to its `kind`."""
 
@@ -172,6 +221,35 @@ class ModelSettings(Section):
     """The kind of model adapter that runs it."""
 
 
+class RouteRetentionSettings(Section):
+    """How long the studies that a route matches are kept."""
+
+    images_days: float | None = Field(default=None, ge=0, le=36500)
+    """As in `retention`; left out: the same."""
+    results_days: float | None = Field(default=None, ge=0, le=36500)
+    """As in `retention`; left out: the same."""
+
+
+class RetentionSettings(Section):
+    """What is deleted, and when. A study is never deleted before it is dealt with: while anything
+    of it is open, undelivered or failed, while it is held back, and while a legal hold is on it.
+    What the audit log says is never deleted."""
+
+    images_days: float = Field(default=30.0, ge=0, le=36500)
+    """Days from the last image to the deletion of a study's images."""
+    results_days: float = Field(default=365.0, ge=0, le=36500)
+    """Days from the last image to the deletion of its encoded results, which destinations have."""
+    minimum_free_gib: float = Field(default=10.0, ge=0, le=1048576)
+    """With less space on the disk of the data directory, images are deleted before their time,
+    the oldest delivered studies first; 0: never."""
+    youngest_hours: float = Field(default=24.0, ge=0, le=87600)
+    """But never so young ones, counted from the last image."""
+    jobs_days: float = Field(default=30.0, ge=1, le=36500)
+    """Days that the job engine's records of finished jobs and of ended processes are kept."""
+    every_seconds: float = Field(default=60.0, ge=0.1, le=86400)
+    """How often a worker looks for something to delete; one of them at a time does."""
+
+
 class RouteSettings(Section):
     """A rule: when a study matches, these series go to this model."""
 
@@ -189,6 +267,17 @@ class RouteSettings(Section):
     """Names of destinations; left out: every destination."""
     mode: Literal["active", "shadow"] = "active"
     """`shadow`: the model runs and is recorded, and nothing is delivered."""
+    start: Literal["study", "series"] = "study"
+    """`series`: the model is asked as soon as a series that `series` selects is complete, while
+    the rest of the study is still arriving; `when` then sees only what has arrived."""
+    late_images: Literal["rerun", "keep"] = "rerun"
+    """Images that come after the answer: `rerun` asks again where they change the model's input,
+    and the new report amends the old one; `keep` leaves the first result as it is."""
+    incomplete: Literal["state", "refuse"] = "state"
+    """A study of which images are known to be missing: `state` runs the model, and every report
+    says of how many images; `refuse` tells a person, and runs it when they have come."""
+    retention: RouteRetentionSettings = RouteRetentionSettings()
+    """Overrides `retention` for studies that match; of several routes the longest counts."""
 
     @property
     def rank(self) -> Priority:
@@ -199,6 +288,15 @@ class RouteSettings(Section):
     def route_mode(self) -> RouteMode:
         """The mode as the domain has it."""
         return RouteMode(self.mode)
+
+    @property
+    def behaviour(self) -> Mapping[str, Any]:
+        """When it starts and what it does with late and missing images, as the domain has it."""
+        return {
+            "start": RouteStart(self.start),
+            "late_images": LateImages(self.late_images),
+            "incomplete": WhenIncomplete(self.incomplete),
+        }
 
 
 class WorkerSettings(Section):
@@ -239,14 +337,20 @@ class PlainSections(Section):
     """Folder for the database (if it is SQLite), images and results."""
     database: DatabaseSettings = DatabaseSettings()
     """Where the hub keeps what it knows."""
+    storage: StorageSettings = StorageSettings()
+    """How received images are kept."""
     models: tuple[ModelSettings, ...] = ()
     """The models. Left out: the two reference models that the hub ships."""
     routes: tuple[RouteSettings, ...] = ()
     """The rules. Left out: a rule for each reference model among the models."""
     completeness: CompletenessSettings = CompletenessSettings()
     """When a study counts as complete."""
+    priors: PriorsSettings = PriorsSettings()
+    """Prior examinations."""
     delivery: DeliverySettings = DeliverySettings()
     """How destinations are tried."""
+    retention: RetentionSettings = RetentionSettings()
+    """What is deleted, and when."""
     workers: WorkerSettings = WorkerSettings()
     """The processes that do the work."""
     web: WebSettings = WebSettings()
@@ -262,6 +366,8 @@ class Settings(PlainSections):
     """Where it was read from."""
     sources: tuple[SourceSettings, ...] = ()
     """The ways in. Left out: DICOM C-STORE, AE title CAIDX, on 127.0.0.1:11112."""
+    archives: tuple[ArchiveSettings, ...] = ()
+    """Where the hub may ask for studies: how many images they have, missing images, priors."""
     destinations: tuple[DestinationSettings, ...] = ()
     """The ways out. Left out: the folder `results` in the data directory."""
     adapters: Mapping[str, Any] = Field(default_factory=dict)

@@ -53,13 +53,16 @@ class Document:
 
 
 class DeliveryState(StrEnum):
-    """``pending -> delivered``, or ``pending -> retrying -> ... -> delivered | dead``."""
+    """``pending -> delivered``, or ``pending -> retrying -> ... -> delivered | dead``; or
+    ``superseded``, when a newer report is on its way to the same place."""
 
     PENDING = "pending"
     RETRYING = "retrying"
     DELIVERED = "delivered"
     DEAD = "dead"
     """A dead letter: a person can see, mend and resend it."""
+    SUPERSEDED = "superseded"
+    """Not sent: it would take the place of a newer one."""
 
 
 @dataclass(frozen=True, slots=True)

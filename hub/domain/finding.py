@@ -89,6 +89,19 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class FramePlace:
+    """A frame of a multi-frame image, and where it lies: the index of instances does not know
+    what stands in functional groups (PS3.3 C.7.6.16). ``None`` where the object does not say."""
+
+    number: int
+    """1-based."""
+    image_position_patient: tuple[float, float, float] | None = None
+    image_orientation_patient: tuple[float, float, float, float, float, float] | None = None
+    pixel_spacing: tuple[float, float] | None = None
+    slice_thickness: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
     """Voxels on the grid of the source images.
 
@@ -106,8 +119,13 @@ class Region:
     segments: tuple[Segment, ...]
     includes: tuple[tuple[int, tuple[int, ...]], ...] = ()
     """(segment number, label values that belong to it); a segment not named has its own."""
+    frames: tuple[FramePlace, ...] = field(default=(), repr=False)
+    """For planes of multi-frame images: the frame that each plane lies on, whose image stands
+    at the same place in ``sop_instance_uids``. Empty where every plane is an image of its own."""
 
     def __post_init__(self) -> None:
+        if self.frames and len(self.frames) != len(self.sop_instance_uids):
+            raise ValueError("every plane lies on a frame, or none does")
         if len(self.labels) != len(self.sop_instance_uids) * self.rows * self.columns:
             raise ValueError("labels do not fill the planes")
 

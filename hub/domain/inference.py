@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -60,11 +61,22 @@ class InferenceRequest:
     """Why this request exists: the rule that matched and the series it selected."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     deadline: datetime | None = None
+    amends_revision: int | None = None
+    """Revision of the study whose result, of the same route and model, this one replaces."""
 
     @property
     def series(self) -> tuple[Series, ...]:
-        """The current series (role ``current``)."""
+        """The current series (role ``current``). Priors are inputs of their own, one for each
+        examination, the newest first (role ``prior``)."""
         return tuple(s for i in self.inputs if i.role is InputRole.CURRENT for s in i.series)
+
+
+def input_digest(model: ModelKey, series: Iterable[Series]) -> str:
+    """SHA-256 over what a model would be asked about: its own key and, of each instance, UID and
+    digest. Equal digests are the same question."""
+    instances = sorted((i.sop_instance_uid, i.sha256) for one in series for i in one.instances)
+    question = [model.model_id, model.version, model.sha256, *(" ".join(i) for i in instances)]
+    return hashlib.sha256("\n".join(question).encode()).hexdigest()
 
 
 class Outcome(StrEnum):

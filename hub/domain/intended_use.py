@@ -61,7 +61,18 @@ def _body_part(use: IntendedUse, series: Series) -> Iterator[str]:
 
 
 def _contrast(use: IntendedUse, series: Series) -> Iterator[str]:
-    given = [bool(i.attributes.get("contrast_bolus_agent", "").strip()) for i in series.instances]
+    """Of a multi-frame object the worker looks itself: it codes its agent in a sequence."""
+    yield from _agent(
+        use,
+        [
+            bool(i.attributes.get("contrast_bolus_agent", "").strip())
+            for i in series.instances
+            if not i.is_multi_frame
+        ],
+    )
+
+
+def _agent(use: IntendedUse, given: list[bool]) -> Iterator[str]:
     if use.contrast == "required" and not all(given):
         yield "The series is without contrast agent; the model needs it."
     if use.contrast == "forbidden" and any(given):
@@ -70,8 +81,9 @@ def _contrast(use: IntendedUse, series: Series) -> Iterator[str]:
 
 def _count(card: ModelCard, series: Series) -> Iterator[str]:
     count, fewest = len(series.instances), card.intended_use.minimum_instances
-    if count < fewest:
-        yield f"The series has {count} images; the model needs at least {fewest}."
+    images = sum(instance.frames for instance in series.instances)
+    if images < fewest:
+        yield f"The series has {images} images; the model needs at least {fewest}."
     if count > 1 and not isinstance(card.input, VolumeInput):
         yield f"The series has {count} objects; the model reads a single one."
 
@@ -126,17 +138,38 @@ def _sex(use: IntendedUse, study: Study) -> Iterator[str]:
 
 
 def _slices(use: IntendedUse, series: Series) -> Iterator[str]:
+    """Of multi-frame objects the worker looks itself, by :func:`frame_reasons`."""
+    images = [i for i in series.instances if not i.is_multi_frame]
+    if images:
+        yield from _distances(
+            use, [i.slice_thickness for i in images], [slice_depth(i) for i in images]
+        )
+
+
+def frame_reasons(
+    use: IntendedUse,
+    *,
+    thicknesses: Iterable[float | None],
+    depths: Iterable[float | None],
+    has_contrast: Iterable[bool],
+) -> tuple[str, ...]:
+    """What the index cannot tell of multi-frame objects: why the model must not run on these
+    frames. Thickness and place along the normal in mm, ``None`` where a frame does not say."""
+    return (*_agent(use, list(has_contrast)), *_distances(use, list(thicknesses), list(depths)))
+
+
+def _distances(
+    use: IntendedUse, thicknesses: list[float | None], depths: list[float | None]
+) -> Iterator[str]:
     limit = use.maximum_slice_thickness_mm
     if limit is not None:
-        thicknesses = [i.slice_thickness for i in series.instances]
         known = [value for value in thicknesses if value is not None]
         if len(known) < len(thicknesses):
             yield f"The slice thickness is not given; the model is for at most {limit:g} mm."
         elif max(known) > limit:
             yield f"The slices are {max(known):g} mm thick; the model is for at most {limit:g} mm."
     limit = use.maximum_slice_spacing_mm
-    if limit is not None and len(series.instances) > 1:
-        depths = [slice_depth(instance) for instance in series.instances]
+    if limit is not None and len(depths) > 1:
         places = sorted(depth for depth in depths if depth is not None)
         if len(places) < len(depths):
             yield "The positions of the slices are not given; their distance is not known."

@@ -28,9 +28,21 @@ class Rescale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Monochrome2:
-    """Invert MONOCHROME1 so that larger means brighter; refuses colour."""
+    """Invert MONOCHROME1 so that larger means brighter: x becomes lowest + highest value that
+    the stored bits can hold - x. Comes before steps that change values, except ``rescale``;
+    refuses colour and contradictions to PresentationLUTShape."""
 
     kind: Literal["monochrome2"]
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """A grey-scale image as it wants to be shown, 0 (black) to 1 (white): its modality LUT or
+    rescale, its first VOI LUT or else its first window, MONOCHROME1 inverted. Comes first;
+    refuses where the header has neither, or contradicts itself (PS3.3 C.11)."""
+
+    kind: Literal["present"]
     __pydantic_config__ = STRICT
 
 
@@ -139,6 +151,7 @@ class TakeSeconds:
 PreprocessingStep = (
     Rescale
     | Monochrome2
+    | Present
     | Reorient
     | Resample
     | Resize

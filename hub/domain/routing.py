@@ -6,7 +6,7 @@ cannot be evaluated is a third answer, never "no match".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -45,6 +45,32 @@ class RouteMode(StrEnum):
     """The model runs and is recorded, nothing is delivered."""
 
 
+class RouteStart(StrEnum):
+    """What a route waits for."""
+
+    STUDY = "study"
+    SERIES = "series"
+    """A series that it selects is complete, even while other series are still arriving."""
+
+
+class LateImages(StrEnum):
+    """What images mean that come after a route was answered."""
+
+    RERUN = "rerun"
+    """Where they change the model's input it is asked again; the new result amends the old."""
+    KEEP = "keep"
+    """The first result stands, and the route's answer says so."""
+
+
+class WhenIncomplete(StrEnum):
+    """What a route does with a study that is known to lack images."""
+
+    STATE = "state"
+    """The model runs; every report says of how many images."""
+    REFUSE = "refuse"
+    """It does not match, and a person is told; it is asked again when images have come."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One rule: when a study matches, these series go to this model."""
@@ -59,6 +85,9 @@ class Route:
     priority: Priority
     deliver_to: tuple[str, ...]
     mode: RouteMode = RouteMode.ACTIVE
+    start: RouteStart = RouteStart.STUDY
+    late_images: LateImages = LateImages.RERUN
+    incomplete: WhenIncomplete = WhenIncomplete.STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +111,19 @@ class RuleError:
     reasons: tuple[str, ...]
 
 
-Decision = Match | NoMatch | RuleError
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """The rule matches, but images are missing and the route refuses to go on without them."""
+
+    route: str
+    reasons: tuple[str, ...]
 
 
-def match(route: Route, study: Study) -> Decision:
-    """Apply one route to one study.
+Decision = Match | NoMatch | Incomplete | RuleError
+
+
+def match(route: Route, study: Study, among: Collection[str] | None = None) -> Decision:
+    """Apply one route to one study, or to those of its series that ``among`` names.
 
     A study that is held back by an identity problem matches nothing, and says so.
     """
@@ -99,12 +136,17 @@ def match(route: Route, study: Study) -> Decision:
         chosen = tuple(
             series.series_instance_uid
             for series in study.series
-            if route.series({"study": seen, "series": series_variables(series)})
+            if (among is None or series.series_instance_uid in among)
+            and route.series({"study": seen, "series": series_variables(series)})
         )
     except RuleFailedError as error:
         return RuleError(route.name, (str(error),))
     if not chosen:
         return NoMatch(route.name, (f"no series is: {route.series.text}",))
+    state = study.completeness
+    if state.missing and route.incomplete is WhenIncomplete.REFUSE:
+        reason = f"{state.received} of {state.expected} images have come; it waits for the others"
+        return Incomplete(route.name, (reason,))
     return Match(
         route.name,
         chosen,
@@ -151,4 +193,15 @@ def series_variables(series: Series) -> Variables:
         "manufacturer_model_name": series.attribute("manufacturer_model_name"),
         "view_position": series.attribute("view_position"),
         "laterality": series.attribute("laterality"),
+        "image_laterality": series.attribute("image_laterality"),
+        "number_of_frames": first.frames,
+        "photometric_interpretation": series.attribute("photometric_interpretation"),
+        "presentation_intent_type": series.attribute("presentation_intent_type"),
+        "conversion_type": series.attribute("conversion_type"),
+        "concept_name": series.attribute("concept_name"),
+        "concept_name_code": series.attribute("concept_name_code"),
+        "completion_flag": series.attribute("completion_flag"),
+        "verification_flag": series.attribute("verification_flag"),
+        "content_label": series.attribute("content_label"),
+        "document_title": series.attribute("document_title"),
     }

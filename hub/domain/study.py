@@ -9,6 +9,13 @@ from enum import StrEnum
 
 from hub.domain.identity import PatientIdentity, StudyIdentity
 
+FUNCTIONAL_GROUP_CLASSES = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{suffix}"
+    for suffix in ("2.1", "2.2", "4.1", "4.3", "4.4", "6.2", "12.1.1", "12.2.1", "128.1", "130")
+)
+"""Enhanced and legacy converted enhanced CT, MR and PET, enhanced US volume, XA, XRF: what holds
+for a frame stands in functional groups (PS3.3 C.7.6.16), also where there is but one frame."""
+
 
 @dataclass(frozen=True, slots=True)
 class StudyKey:
@@ -66,6 +73,17 @@ class Instance:
     warnings: tuple[str, ...] = ()
     """What was tolerated in the header, by tag; no patient data."""
 
+    @property
+    def is_multi_frame(self) -> bool:
+        """Several frames, or functional groups: the header does not say where a frame lies."""
+        several = self.number_of_frames is not None and self.number_of_frames > 1
+        return several or self.sop_class_uid in FUNCTIONAL_GROUP_CLASSES
+
+    @property
+    def frames(self) -> int:
+        """Images in the object as its header claims: 1 where it names no number."""
+        return max(1, self.number_of_frames or 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -86,6 +104,8 @@ class EvidenceKind(StrEnum):
     EXPECTED_COUNT = "expected-count"
     ASSOCIATION_RELEASED = "association-released"
     QUIET_TIME = "quiet-time"
+    SERIES_COMPLETE = "series-complete"
+    """A series is; the study is still arriving (routes that start with a series)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +116,12 @@ class Completeness:
     evidence: EvidenceKind | None
     received: int
     expected: int | None
+    """None where nobody knows."""
+
+    @property
+    def missing(self) -> int:
+        """How many images are known to be missing."""
+        return 0 if self.expected is None else max(0, self.expected - self.received)
 
 
 @dataclass(frozen=True, slots=True)

@@ -413,3 +413,39 @@ def test_caidx_yaml_in_the_working_directory_is_read_when_no_file_is_named(
     assert read_settings(None, COMPONENTS).data == Path("var")
     (tmp_path / "caidx.yaml").write_text("data: elsewhere\n")
     assert read_settings(None, COMPONENTS).data == Path("elsewhere")
+
+
+# --- archives --------------------------------------------------------------------------------
+
+ARCHIVE = "archives: [{name: old, kind: dicom, host: h, port: 104, called_ae_title: OLD}]\n"
+
+
+def test_an_archive_is_validated_by_its_connector_and_named_by_completeness() -> None:
+    settings = load(
+        ARCHIVE + "completeness: {archive: old, fetch_missing: true}\npriors: {archives: [old]}\n"
+        "sources: [{name: a, kind: dicom}, {name: b, kind: dicom, completeness: {archive: ''}}]\n"
+    )
+    (archive,) = settings.archives
+    assert archive.options == DicomPeer(host="h", port=104, called_ae_title="OLD")
+    assert [s.completeness.archive for s in settings.sources] == ["old", ""]
+    assert settings.sources[0].completeness.fetch_missing
+    assert settings.priors.archives == ("old",)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "message"),
+    [
+        ("completeness: {archive: new}\n", "completeness.archive", "there is no archive new"),
+        ("priors: {archives: [new]}\n", "priors.archives.0", "there is no archive new"),
+        (
+            "sources: [{name: old, kind: dicom}]\n",
+            "archives.0.name",
+            "old is the name of a source",
+        ),
+    ],
+)
+def test_archives_that_are_named_have_to_be_there(text: str, field: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(ARCHIVE + text)
+    found = [(problem.field, problem.message) for problem in raised.value.problems]
+    assert any(place == field and said.startswith(message) for place, said in found)

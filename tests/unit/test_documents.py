@@ -102,16 +102,18 @@ def wrong_in(line: str) -> str:
             if isinstance(option, TyperOption) and not option.is_flag and "=" not in word:
                 words = words[1:]
         elif isinstance(command, TyperGroup):
-            if word not in command.commands:
+            inner = command.get_command(typer.Context(command), word)
+            if inner is None:
                 return f"{command.name} has no command {word}"
-            command = command.commands[word]
+            command = inner
     return ""
 
 
 def leaves(command: object, *names: str) -> Iterator[str]:
     if isinstance(command, TyperGroup):
-        for name, inner in command.commands.items():
-            yield from leaves(inner, *names, name)
+        context = typer.Context(command)
+        for name in command.list_commands(context):
+            yield from leaves(command.get_command(context, name), *names, name)
     else:
         yield " ".join(names)
 
@@ -148,19 +150,28 @@ class RecordedActions:
         self.actions: set[str] = set()
         self.unread: list[str] = []
         trees = {path: ast.parse(path.read_text("utf-8")) for path in sorted(folder.rglob("*.py"))}
-        self._functions = [
-            node
-            for tree in trees.values()
-            for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef)
-        ]
-        self._calls = [
-            node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.Call)
-        ]
-        recorders = {(f.name, place) for f in self._functions for place in self._place(f, "action")}
-        for name, place in sorted(recorders):
-            for argument in self._arguments(name, place, "action"):
+        self._module_of = {node: path for path, tree in trees.items() for node in ast.walk(tree)}
+        self._functions = [n for n in self._module_of if isinstance(n, ast.FunctionDef)]
+        self._calls = [n for n in self._module_of if isinstance(n, ast.Call)]
+        self._constants = dict(self._text_constants())
+        recorders = {
+            (f.name, place, self._module_of[f] if f.name.startswith("_") else None)
+            for f in self._functions
+            for place in self._place(f, "action")
+        }
+        for name, place, module in recorders:
+            for argument in self._arguments(name, place, "action", module):
                 self._read(argument)
+
+    def _text_constants(self) -> Iterator[tuple[str, str]]:
+        for node in self._module_of:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                    yield name, text
+                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+                    for name, value in zip(names, values, strict=False):
+                        if isinstance(name, ast.Name) and isinstance(value, ast.Constant):
+                            yield name.id, str(value.value)
 
     @staticmethod
     def _place(function: ast.FunctionDef, parameter: str) -> Iterator[int]:
@@ -168,10 +179,13 @@ class RecordedActions:
         if parameter in names:
             yield names.index(parameter) - (names[0] == "self")
 
-    def _arguments(self, function: str, place: int, parameter: str) -> Iterator[ast.expr]:
+    def _arguments(
+        self, function: str, place: int, parameter: str, module: Path | None = None
+    ) -> Iterator[ast.expr]:
+        """What calls give to a parameter; a private function is called in its own module only."""
         for call in self._calls:
             called = getattr(call.func, "attr", getattr(call.func, "id", ""))
-            if called == function:
+            if called == function and module in {None, self._module_of[call]}:
                 yield from call.args[place : place + 1]
                 yield from (k.value for k in call.keywords if k.arg == parameter)
 
@@ -179,8 +193,10 @@ class RecordedActions:
         match argument:
             case ast.Constant(value=str(action)):
                 self.actions.add(action)
-            case ast.Name(id="action"):
+            case ast.Name(id="action") | ast.Attribute(attr="action"):
                 pass  # handed on
+            case ast.Name(id=name) if name in self._constants:
+                self.actions.add(self._constants[name])
             case ast.JoinedStr(
                 values=[
                     ast.Constant(value=str(prefix)),

@@ -22,7 +22,11 @@ FUNCTION_LINES = 60
 FUNCTION_LINES_P90 = 30
 
 MIGRATIONS = "hub/store/migrations/versions/"  # lists of tables, written once
-MAY_CATCH_EVERYTHING = {"hub/supervisor.py", "model_adapters/onnx_local/worker.py"}
+MAY_CATCH_EVERYTHING = {
+    "hub/supervisor/faults.py",
+    "hub/supervisor/sources.py",
+    "model_adapters/onnx_local/worker.py",
+}
 HOMELESS_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 DOCUMENTS = {".md", ".rst", ".txt", ".yaml", ".yml", ".toml", ".sh", ""}
 

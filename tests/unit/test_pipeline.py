@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,19 +27,20 @@ from hub.pipeline import DocumentStore, Pipeline
 from hub.ports import EndOfTransfer, ModelPackage, ReceivedObject, Sender
 from hub.registry import Registry, RunningDestination, RunningModel
 from hub.store import audit
-from hub.store.database import migrate, open_database, sqlite_url
+from hub.store.database import Database, migrate, open_database, sqlite_url
 from hub.store.delivery_ledger import DeliveryLedger
-from hub.store.intake import QuietTimes, StudyIntake
+from hub.store.index_batch import QuietTimes
 from hub.store.journal import Journal
-from hub.store.objects import SegmentStore
 from hub.store.overview import list_deliveries
 from hub.store.request_ledger import RequestLedger
 from hub.store.schema import alerts, requests, results, route_decisions
 from hub.store.schema import deliveries as deliveries_table
 from tests.builders import model_card
 from tests.fakes import FakeAdapter, FakeDestination, FrozenClock, RecordingJobs
+from tests.stored import StoreBench
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+SENDER = Sender("dicom", "SCANNER")
 KEY = ModelKey("lung-density", "1.0.0", "0" * 64)
 ENCODERS = {DocumentKind.PDF: report_pdf.encode, DocumentKind.FHIR: fhir_report.encode}
 
@@ -48,22 +50,19 @@ class Bench:
     """A pipeline whose jobs run when the test says so."""
 
     pipeline: Pipeline
-    intake: StudyIntake
+    store: StoreBench
     jobs: RecordingJobs
     clock: FrozenClock
     adapter: FakeAdapter
     destinations: dict[str, FakeDestination]
 
+    def send(self, files: Iterable[bytes], end: EndOfTransfer = EndOfTransfer.RELEASED) -> None:
+        """One transfer, indexed; a study is complete 2 s after its release."""
+        self.store.store(map(as_received, files), end, SENDER)
+
     def receive(self, *, slices: int = 2, seed: int = 1) -> str:
         """Store a phantom and end the transfer; returns its Study Instance UID."""
-        reception = self.intake.open(Sender("dicom", "SCANNER"))
-        for file in chest_phantom(slices=slices, rows=64, columns=64, seed=seed).files:
-            syntax, data_set = split_part10(file)
-            at = data_set.index(b"\x08\x00\x18\x00UI")
-            length = int.from_bytes(data_set[at + 6 : at + 8], "little")
-            uid = data_set[at + 8 : at + 8 + length].rstrip(b"\0").decode()
-            reception.store(ReceivedObject(CT_IMAGE_STORAGE, uid, syntax, data_set))
-        reception.close(EndOfTransfer.RELEASED)
+        self.send(chest_phantom(slices=slices, rows=64, columns=64, seed=seed).files)
         self.clock.advance(2)
         with self.pipeline.database.read() as connection:
             rows = connection.execute(
@@ -94,6 +93,15 @@ class Bench:
 
     def actions(self) -> list[str]:
         return [event.action for event in audit.events(self.pipeline.database)]
+
+
+def as_received(file: bytes) -> ReceivedObject:
+    """A Part 10 file of a CT image as a source hands it over."""
+    syntax, data_set = split_part10(file)
+    at = data_set.index(b"\x08\x00\x18\x00UI")
+    length = int.from_bytes(data_set[at + 6 : at + 8], "little")
+    uid = data_set[at + 8 : at + 8 + length].rstrip(b"\0").decode()
+    return ReceivedObject(CT_IMAGE_STORAGE, uid, syntax, data_set)
 
 
 def _finding(request: InferenceRequest) -> InferenceResult:
@@ -136,15 +144,19 @@ def _card() -> ModelCard:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return make_bench(tmp_path)
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = make_bench(tmp_path)
+    yield made
+    made.store.close()
+    made.pipeline.database.close()
 
 
-def make_bench(tmp_path: Path) -> Bench:
+def make_bench(tmp_path: Path, database: Database | None = None) -> Bench:
     """A pipeline with one model, one route and two destinations, in an empty folder."""
     clock, jobs = FrozenClock(), RecordingJobs()
-    database = open_database(sqlite_url(tmp_path / "hub.sqlite"))
-    migrate(database)
+    if database is None:
+        database = open_database(sqlite_url(tmp_path / "hub.sqlite"))
+        migrate(database)
     adapter = FakeAdapter(clock, [_finding])
     destinations = {"pacs": FakeDestination(), "ehr": FakeDestination()}
     kinds = {"pacs": (DocumentKind.PDF,), "ehr": (DocumentKind.FHIR,)}
@@ -170,14 +182,9 @@ def make_bench(tmp_path: Path) -> Bench:
             made_at=clock.now(), institution_name="Test", software_version="0"
         ),
     )
-    intake = StudyIntake(
-        database,
-        SegmentStore(tmp_path / "objects", 0),
-        clock,
-        "receiver",
-        {"dicom": QuietTimes(timedelta(seconds=2), timedelta(seconds=30))},
-    )
-    return Bench(pipeline, intake, jobs, clock, adapter, destinations)
+    quiet = QuietTimes(timedelta(seconds=2), timedelta(seconds=30))
+    store = StoreBench(database, tmp_path / "objects", clock, {"dicom": quiet})
+    return Bench(pipeline, store, jobs, clock, adapter, destinations)
 
 
 def test_a_study_becomes_a_report_at_each_destination(bench: Bench) -> None:
@@ -203,7 +210,7 @@ def test_every_job_may_run_twice_and_changes_nothing(bench: Bench) -> None:
     bench.finish()
     before = bench.actions()
     (request_id,) = bench.column(requests.c.request_id)
-    bench.pipeline.complete(StudyKey(uid, 1))
+    bench.pipeline.study_steps.complete(StudyKey(uid, 1))
     bench.pipeline.run_study(f"{uid}#1")
     bench.pipeline.run_request(str(request_id))
     with bench.pipeline.database.read() as connection:
@@ -452,14 +459,7 @@ def test_a_late_image_makes_a_new_revision_with_its_own_request(bench: Bench) ->
     bench.receive(slices=2)
     bench.finish()
     uid = chest_phantom(slices=2, rows=64, columns=64).study_instance_uid
-    late = chest_phantom(slices=3, rows=64, columns=64, study_instance_uid=uid).files[2]
-    reception = bench.intake.open(Sender("dicom", "SCANNER"))
-    syntax, data_set = split_part10(late)
-    at = data_set.index(b"\x08\x00\x18\x00UI")
-    length = int.from_bytes(data_set[at + 6 : at + 8], "little")
-    sop = data_set[at + 8 : at + 8 + length].rstrip(b"\0").decode()
-    reception.store(ReceivedObject(CT_IMAGE_STORAGE, sop, syntax, data_set))
-    reception.close(EndOfTransfer.RELEASED)
+    bench.send(chest_phantom(slices=3, rows=64, columns=64, study_instance_uid=uid).files[2:])
     bench.clock.advance(2)
     bench.finish()
     assert sorted(map(int, bench.column(requests.c.revision))) == [1, 2]

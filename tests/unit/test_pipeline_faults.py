@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,18 @@ from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.errors import RejectedError, TransientError
 from hub.formats.ct_phantom import chest_phantom
 from hub.formats.part10 import split_part10
-from hub.ports import EndOfTransfer, ReceivedObject, Sender
-from hub.store.intake import TWO_PATIENTS
+from hub.store.index_batch import TWO_PATIENTS
 from hub.store.request_ledger import MOST_LOST_ATTEMPTS
 from hub.store.schema import alerts, requests, results
-from tests.unit.test_pipeline import CT_IMAGE_STORAGE, Bench, _finding, make_bench
+from tests.unit.test_pipeline import Bench, _finding, make_bench
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return make_bench(tmp_path)
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = make_bench(tmp_path)
+    yield made
+    made.store.close()
+    made.pipeline.database.close()
 
 
 def _routed(bench: Bench) -> str:
@@ -89,17 +92,15 @@ def test_a_fault_before_the_attempt_began_gets_a_job_of_its_own(bench: Bench) ->
 def test_a_study_that_turned_out_to_be_of_two_patients_is_not_computed(bench: Bench) -> None:
     request_id = _routed(bench)
     file = chest_phantom(slices=2, rows=64, columns=64, seed=1).files[1]
-    syntax, data_set = split_part10(file)
+    _, data_set = split_part10(file)
     stranger = bytearray(data_set)
     patient_id = stranger.index(b"\x10\x00\x20\x00LO") + 8
     stranger[patient_id : patient_id + 2] = b"ZZ"
     at = stranger.index(b"\x08\x00\x18\x00UI")
     length = int.from_bytes(stranger[at + 6 : at + 8], "little")
     stranger[at + 8 + length - 4 : at + 8 + length - 1] = b"777"  # another SOP Instance UID
-    uid = bytes(stranger[at + 8 : at + 8 + length]).rstrip(b"\0").decode()
-    reception = bench.intake.open(Sender("dicom", "SCANNER"))
-    reception.store(ReceivedObject(CT_IMAGE_STORAGE, uid, syntax, bytes(stranger)))
-    reception.close(EndOfTransfer.RELEASED)
+    stranger_file = file[: len(file) - len(data_set)] + bytes(stranger)
+    bench.send([stranger_file])
     assert TWO_PATIENTS in bench.column(alerts.c.message)
     bench.pipeline.run_request(request_id)
     assert bench.adapter.asked == []

@@ -1,0 +1,317 @@
+"""Steps 2 and 3 of the path of a study (hub.pipeline): when it is complete, and who is asked.
+
+Usually both happen once, when the evidence says that the whole study is there. A route that starts
+with a series is asked as soon as one is complete; whatever comes late makes a new revision, about
+which a route asks only where its model would be given something else.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from hub.domain.identity import request_id_for
+from hub.domain.inference import Outcome, input_digest
+from hub.domain.routing import (
+    Decision,
+    Incomplete,
+    LateImages,
+    Match,
+    NoMatch,
+    Route,
+    RouteMode,
+    RouteStart,
+    RuleError,
+    match,
+)
+from hub.domain.study import Study, StudyKey
+from hub.errors import RejectedError
+from hub.fetching import Fetching
+from hub.ports import Job, Jobs
+from hub.prior_steps import PriorSteps
+from hub.registry import Registry
+from hub.store import fetches, instances, results, series_progress, studies
+from hub.store.database import Database
+from hub.store.journal import Journal
+from hub.store.request_ledger import RequestLedger
+from hub.store.results import RequestRow, RequestState
+from hub.store.series_progress import OpenStudy, SeriesTimes, SeriesWatch
+
+STUDY_JOB, STUDY_QUEUE = "study", "studies"
+_DUE_AT_ONCE = 100
+
+
+def inference_queue(concurrency: int) -> str:
+    """Models with the same limit share a queue; each is a line of its own in it."""
+    return f"inference-{concurrency}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySteps:
+    """Completes studies and applies the routes to them."""
+
+    database: Database
+    jobs: Jobs
+    journal: Journal
+    requests: RequestLedger
+    registry: Registry
+    routes: tuple[Route, ...]
+    series_times: SeriesTimes = field(default_factory=SeriesTimes)
+    series_watch: SeriesWatch = field(default_factory=SeriesWatch)
+    indexed_until: Callable[[], datetime] | None = None
+    """`hub.store.index_mark.IndexMark.get`: silence counts only as far as the index goes."""
+    fetching: Fetching | None = None
+    priors: PriorSteps | None = None
+
+    def _moment(self) -> datetime:
+        """Everything that was received before it is in the index."""
+        now = self.journal.clock.now()
+        return now if self.indexed_until is None else min(now, self.indexed_until())
+
+    # --- 2. complete ---------------------------------------------------------------------
+
+    def complete_due_studies(self) -> int:
+        """Close every study whose evidence says that it is complete; returns how many."""
+        with self.database.read() as connection:
+            due = studies.due(connection, self._moment(), _DUE_AT_ONCE)
+        return sum(self.complete(key) for key in due)
+
+    def complete(self, key: StudyKey) -> bool:
+        """Close one revision and start its job; False when it is not due any more."""
+        with self.database.write() as connection:
+            if self.fetching is not None and self.fetching.fetch_missing(connection, key):
+                return False
+            if not studies.complete(connection, key, self._moment()):
+                return False
+            self.jobs.enqueue(connection, study_job(key))
+            self._record_completed(connection, key)
+        return True
+
+    def _record_completed(self, connection: sa.Connection, key: StudyKey) -> None:
+        self.journal.record(
+            connection,
+            "study.completed",
+            f"study:{key}",
+            key.study_instance_uid,
+            because=studies.evidence_of(connection, key)
+            | {"series": series_progress.complete_series_of(connection, key)},
+        )
+
+    @property
+    def starts_with_series(self) -> bool:
+        """Whether a route does, so that ``start_complete_series`` has anything to do."""
+        return any(route.start is RouteStart.SERIES for route in self.routes)
+
+    def start_complete_series(self) -> int:
+        """Begin with studies that are still arriving, where a series is complete that a route
+        starts with; returns how many. Costs nothing where no route does."""
+        if not self.starts_with_series:
+            return 0
+        now, watch = self._moment(), self.series_watch
+        with self.database.read() as connection:
+            receiving = series_progress.open_studies(connection, now)
+        watch.keep({study.key for study in receiving})
+        return sum(self._start_series(study) for study in receiving)
+
+    def _start_series(self, found: OpenStudy) -> bool:
+        """Close the running revision early if a route would ask something new about it."""
+        key, now = found.key, self._moment()
+        with self.database.read() as connection:
+            complete = series_progress.complete_series(
+                connection, key.study_instance_uid, now, self.series_times
+            )
+            if not self.series_watch.is_news(key, complete):
+                return False
+            study = instances.load_study(connection, key)
+            wanted = any(
+                self._asks_early(connection, route, study, complete)
+                for route in self._routes_that_start(RouteStart.SERIES)
+            )
+        if not wanted:
+            self.series_watch.judged(key, complete)
+            return False
+        with self.database.write() as connection:
+            if not series_progress.close_early(connection, found, complete, now):
+                return False  # an image came in between: at the next turn
+            self.jobs.enqueue(connection, study_job(key))
+            self._record_completed(connection, key)
+        return True
+
+    def _asks_early(
+        self, connection: sa.Connection, route: Route, study: Study, complete: Mapping[str, str]
+    ) -> bool:
+        """Once for the same series: what comes late of them is for the whole study's revision."""
+        decision = match(route, study, complete)
+        if not isinstance(decision, Match):
+            return False
+        chosen = set(decision.series_instance_uids)
+        earlier = results.earlier_requests(connection, study.study_instance_uid, route.name)
+        return not any(e.stands and chosen <= set(e.series_instance_uids) for e in earlier)
+
+    def _routes_that_start(self, start: RouteStart) -> tuple[Route, ...]:
+        return tuple(route for route in self.routes if route.start is start)
+
+    # --- 3. route ------------------------------------------------------------------------
+
+    def route(self, key: StudyKey) -> None:
+        """Turn a complete study into inference requests.
+
+        Raises:
+            RejectedError: its images were deleted.
+        """
+        with self.database.read() as connection:
+            study = instances.load_study(connection, key)
+            series = series_progress.complete_series_of(connection, key)
+            is_prior = fetches.was_fetched_as_prior(connection, key)
+        routes = self.routes if series is None else self._routes_that_start(RouteStart.SERIES)
+        decisions: list[Decision] = [
+            NoMatch(route.name, (fetches.PRIOR_REASON,))
+            if is_prior
+            else self._decide(route, study, series)
+            for route in routes
+        ]
+        with self.database.write() as connection:
+            if studies.state_of(connection, key) != studies.COMPLETE:
+                return  # routed before a crash
+            requests = []
+            for position, (route, decision) in enumerate(zip(routes, decisions, strict=True)):
+                if isinstance(decision, Match):
+                    request = self._request(study, route, decision)
+                    stands = self._what_stands(connection, route, request)
+                    if stands:
+                        reasons = (*decision.reasons, stands)
+                        decisions[position] = replace(decision, reasons=reasons)
+                    else:
+                        requests.append(request)
+            studies.mark_routed(connection, key, decisions, self.journal.clock.now())
+            for request in requests:
+                first = None if self.priors is None else self.priors.first_job(request)
+                self.requests.create(connection, request, first)
+            for decision in decisions:
+                self._alarm_if_broken(connection, key, decision)
+            self.journal.record(
+                connection,
+                "study.routed",
+                f"study:{key}",
+                key.study_instance_uid,
+                decisions={d.route: type(d).__name__ for d in decisions},
+                requests=[request.request_id for request in requests],
+                problems=list(study.problems),
+            )
+
+    def _decide(self, route: Route, study: Study, among: Collection[str] | None = None) -> Decision:
+        """The route's answer; a match whose model cannot run is an error, not a silence."""
+        decision = match(route, study, among)
+        reason = self.registry.why_not(route.model)
+        if isinstance(decision, Match) and reason is not None:
+            return RuleError(route.name, (f"model {route.model} cannot run: {reason}",))
+        return decision
+
+    @staticmethod
+    def _what_stands(connection: sa.Connection, route: Route, request: RequestRow) -> str:
+        """Why the request need not be made, because of an earlier one; otherwise empty."""
+        uid = request.study.study_instance_uid
+        earlier = [
+            e
+            for e in results.earlier_requests(connection, uid, route.name)
+            if e.stands and e.shadow == request.shadow and e.request_id != request.request_id
+        ]
+        for one in earlier:
+            if one.input_sha256 == request.input_sha256:
+                return f"same images as revision {one.revision}: its result stands"
+        if route.late_images is LateImages.KEEP:
+            for one in earlier:
+                if one.outcome is not Outcome.UNSUITABLE:
+                    return f"late images: the result of revision {one.revision} is kept"
+        return ""
+
+    def _request(self, study: Study, route: Route, decision: Match) -> RequestRow:
+        """The request, pinned to the model as it is now."""
+        model = self.registry.model(route.model).package
+        return RequestRow(
+            request_id=request_id_for(
+                study_instance_uid=study.study_instance_uid,
+                revision=study.key.revision,
+                route=route.name,
+                model=f"{model.key}|{model.key.sha256}",
+                series_instance_uids=decision.series_instance_uids,
+            ),
+            study=study.key,
+            route=route.name,
+            shadow=route.mode is RouteMode.SHADOW,
+            model=model.key,
+            queue=inference_queue(model.card.runtime.concurrency),
+            priority=route.priority,
+            series_instance_uids=decision.series_instance_uids,
+            deliver_to=route.deliver_to,
+            reasons=decision.reasons,
+            state=RequestState.QUEUED,
+            attempts=0,
+            detail="",
+            created_at=self.journal.clock.now(),
+            input_sha256=input_digest(model.key, study.with_series(decision.series_instance_uids)),
+        )
+
+    def _alarm_if_broken(
+        self, connection: sa.Connection, key: StudyKey, decision: Decision
+    ) -> None:
+        """A rule that cannot be evaluated is never "no match": a person has to mend it. One that
+        refuses an incomplete study tells a person that images are missing."""
+        if isinstance(decision, RuleError):
+            self.journal.alarm(
+                connection,
+                "route.error",
+                f"route:{decision.route}",
+                key.study_instance_uid,
+                reason="; ".join(decision.reasons),
+            )
+        if isinstance(decision, Incomplete):
+            self.journal.alarm(
+                connection,
+                "route.incomplete",
+                f"study:{key}",
+                key.study_instance_uid,
+                reason=f"route {decision.route}: {'; '.join(decision.reasons)}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Rerouting:
+    """A person has the routes applied to a study again, after a rule was mended or added."""
+
+    database: Database
+    jobs: Jobs
+    journal: Journal
+
+    def again(self, study_instance_uid: str) -> StudyKey:
+        """Start it, for the latest revision of the whole study.
+
+        Raises:
+            RejectedError: it never arrived, is still being received, or its images were deleted.
+        """
+        uid = study_instance_uid
+        with self.database.write() as connection:
+            key = studies.latest_whole_revision(connection, uid)
+            if key is None:
+                raise RejectedError(f"no study {uid} has arrived, or it is still being received")
+            instances.load_study(connection, key)  # there are images to look at
+            studies.reopen(connection, key)
+            job = replace(study_job(key), job_id=f"study:{key}:{uuid.uuid4().hex}")
+            self.jobs.enqueue(connection, job)
+            self.journal.record(connection, "study.routed-again", f"study:{key}", uid)
+        return key
+
+
+def study_job(key: StudyKey) -> Job:
+    """The job that applies the routes to a revision."""
+    return Job(kind=STUDY_JOB, queue=STUDY_QUEUE, job_id=f"study:{key}", argument=str(key))
+
+
+def study_key(argument: str) -> StudyKey:
+    """The revision that a job is about."""
+    uid, _, revision = argument.rpartition("#")
+    return StudyKey(uid, int(revision))
