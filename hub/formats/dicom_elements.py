@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass
 
 from hub.errors import RejectedError
+from hub.ports import Buffer
 
 MAX_DEPTH = 64
 """Sequences within sequences; real objects nest less than ten deep."""
@@ -65,12 +66,13 @@ def tag_name(tag: int) -> str:
 
 
 def walk(
-    data: bytes,
+    data: Buffer,
     encoding: Encoding,
     wanted: frozenset[int],
     warnings: list[str],
     *,
     whole: bool = True,
+    last: int = PIXEL_DATA - 1,
 ) -> dict[int, bytes]:
     """The raw values of the wanted top-level elements, up to the pixel data.
 
@@ -80,13 +82,14 @@ def walk(
         wanted: tags to keep (``0xGGGGEEEE``). A sequence is kept as its encoded items.
         warnings: what was tolerated is appended here.
         whole: ``data`` is all there is.
+        last: nothing is read beyond the first element with a greater tag.
 
     Raises:
         RejectedError: it cannot be read, or a wanted element is there twice.
         MoreNeededError: only if not ``whole``.
     """
     walker = _Walker(data, whole=whole)
-    return walker.top_level(encoding, wanted, warnings)
+    return walker.top_level(encoding, wanted, warnings, last=last)
 
 
 def first_item(raw: bytes, encoding: Encoding, wanted: frozenset[int]) -> dict[int, bytes]:
@@ -106,7 +109,7 @@ class _Walker:
 
     __slots__ = ("_data", "_end", "_looked_at", "_whole")
 
-    def __init__(self, data: bytes, *, whole: bool) -> None:
+    def __init__(self, data: Buffer, *, whole: bool) -> None:
         self._data = data
         self._end = len(data)
         self._whole = whole
@@ -119,6 +122,7 @@ class _Walker:
         warnings: list[str],
         *,
         inside_item: bool = False,
+        last: int = PIXEL_DATA - 1,
     ) -> dict[int, bytes]:
         """Collect the wanted elements up to the pixel data, the end, or the item's delimiter."""
         # This loop runs for every element of every received object: what is usual is written
@@ -139,7 +143,7 @@ class _Walker:
             else:
                 group, element, length = tag_length(data, position)
             tag = group << 16 | element
-            if tag >= PIXEL_DATA:
+            if tag > last:
                 self._at_end(tag, position, start, length, inside_item=inside_item)
                 break
             if tag <= previous:
@@ -198,7 +202,7 @@ class _Walker:
             raise RejectedError(
                 f"{tag_name(tag)} at byte {start} is longer than {MAX_VALUE_LENGTH} bytes"
             )
-        return self._data[start:after]
+        return bytes(self._data[start:after])
 
     def _skip_undefined(self, tag: int, vr: bytes, position: int, encoding: Encoding) -> int:
         """Where a value of undefined length ends (PS3.5 7.5.1, A.4), found without recursion."""

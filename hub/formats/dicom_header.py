@@ -17,6 +17,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from hub.domain.identity import PatientIdentity
 from hub.domain.study import Instance, Location
@@ -32,6 +33,7 @@ from hub.formats.dicom_elements import (
     walk,
 )
 from hub.formats.dicom_text import CharacterSet
+from hub.formats.header_attributes import CODE_ATTRIBUTES, NUMBER_ATTRIBUTES, TEXT_ATTRIBUTES
 from hub.formats.part10 import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -39,6 +41,7 @@ from hub.formats.part10 import (
     part10_prefix,
     split_part10,
 )
+from hub.ports import Buffer
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -51,11 +54,13 @@ DEFLATED_TRANSFER_SYNTAXES = frozenset(
 MAX_INFLATED_BYTES = 64 * 1024 * 1024
 """A deflated data set has to show its whole header within this many inflated bytes."""
 _FIRST_INFLATED_BYTES = 256 * 1024
+_DEFLATED_BLOCK = 64 * 1024
 
 __all__ = [
     "IMPLEMENTATION_CLASS_UID",
     "IMPLEMENTATION_VERSION_NAME",
     "HeaderScan",
+    "identifying_texts",
     "instance_from_header",
     "part10",
     "part10_prefix",
@@ -119,61 +124,9 @@ _TYPED = frozenset(
     }
 )
 
-TEXT_ATTRIBUTES: Mapping[int, str] = {
-    0x00080005: "specific_character_set",
-    0x00080008: "image_type",
-    0x00080012: "instance_creation_date",
-    0x00080020: "study_date",
-    0x00080021: "series_date",
-    0x00080022: "acquisition_date",
-    0x00080023: "content_date",
-    0x00080030: "study_time",
-    0x00080031: "series_time",
-    0x00080032: "acquisition_time",
-    0x00080033: "content_time",
-    0x00080070: "manufacturer",
-    0x00080080: "institution_name",
-    0x00080090: "referring_physician_name",
-    0x00080201: "timezone_offset_from_utc",
-    0x00081030: "study_description",
-    0x0008103E: "series_description",
-    0x00081090: "manufacturer_model_name",
-    0x00101010: "patient_age",
-    0x00180010: "contrast_bolus_agent",
-    0x00180015: "body_part_examined",
-    0x00180060: "kvp",
-    0x00180088: "spacing_between_slices",
-    0x00181000: "device_serial_number",
-    0x00181030: "protocol_name",
-    0x00181120: "gantry_detector_tilt",
-    0x00181210: "convolution_kernel",
-    0x00185100: "patient_position",
-    0x00185101: "view_position",
-    0x00200010: "study_id",
-    0x00200011: "series_number",
-    0x00200012: "acquisition_number",
-    0x00200020: "patient_orientation",
-    0x00200060: "laterality",
-    0x00200062: "image_laterality",
-    0x00201040: "position_reference_indicator",
-    0x00280004: "photometric_interpretation",
-    0x00280301: "burned_in_annotation",
-    0x00281052: "rescale_intercept",
-    0x00281053: "rescale_slope",
-    0x00281054: "rescale_type",
-}
-"""Tag -> key in ``Instance.attributes``, for elements that hold text."""
+_CODE_VALUE, _CODE_MEANING = 0x00080100, 0x00080104
 
-NUMBER_ATTRIBUTES: Mapping[int, str] = {
-    0x00280002: "samples_per_pixel",
-    0x00280100: "bits_allocated",
-    0x00280101: "bits_stored",
-    0x00280102: "high_bit",
-    0x00280103: "pixel_representation",
-}
-"""Tag -> key in ``Instance.attributes``, for elements that hold one US."""
-
-WANTED = frozenset({*_TYPED, *TEXT_ATTRIBUTES, *NUMBER_ATTRIBUTES})
+WANTED = frozenset({*_TYPED, *TEXT_ATTRIBUTES, *NUMBER_ATTRIBUTES, *CODE_ATTRIBUTES})
 """Every element that the scanner keeps; all others are jumped over."""
 
 _DECIMALS = {
@@ -208,7 +161,7 @@ class HeaderScan:
     """What was tolerated; no patient data."""
 
 
-def scan_header(data_set: bytes, transfer_syntax_uid: str) -> HeaderScan:
+def scan_header(data_set: Buffer, transfer_syntax_uid: str) -> HeaderScan:
     """Read the header of an encoded data set, up to its pixel data (7FE0,0010).
 
     Supports Implicit VR Little Endian, Explicit VR Little and Big Endian, the deflated
@@ -250,7 +203,7 @@ def _encoding(transfer_syntax_uid: str) -> Encoding:
     raise RejectedError("the transfer syntax is not one of PS3.5 annex A")
 
 
-def _walk_deflated(data_set: bytes, encoding: Encoding, warnings: list[str]) -> dict[int, bytes]:
+def _walk_deflated(data_set: Buffer, encoding: Encoding, warnings: list[str]) -> dict[int, bytes]:
     """Inflate no more than the header needs: a little first, then up to the limit."""
     for limit in (_FIRST_INFLATED_BYTES, MAX_INFLATED_BYTES):
         inflated, whole = _inflate(data_set, limit)
@@ -266,16 +219,22 @@ def _walk_deflated(data_set: bytes, encoding: Encoding, warnings: list[str]) -> 
     )
 
 
-def _inflate(data_set: bytes, limit: int) -> tuple[bytes, bool]:
+def _inflate(data_set: Buffer, limit: int) -> tuple[bytes, bool]:
     """At most ``limit`` inflated bytes, and whether that is all of them."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    parts, room, deflated = [], limit, memoryview(data_set)
     try:
-        inflated = inflater.decompress(data_set, limit)
+        # In blocks, because the inflater copies whatever it was given and did not use.
+        for start in range(0, len(deflated), _DEFLATED_BLOCK):
+            parts.append(inflater.decompress(deflated[start : start + _DEFLATED_BLOCK], room))
+            room -= len(parts[-1])
+            if inflater.eof or not room:
+                break
     except zlib.error as error:
         raise RejectedError("the deflated data set is corrupt") from error
-    if not inflater.eof and len(inflated) < limit:
+    if not inflater.eof and room:
         raise RejectedError("the deflated data set ends before its last block")
-    return inflated, inflater.eof
+    return b"".join(parts), inflater.eof
 
 
 def _required_uid(elements: Mapping[int, bytes], tag: int, name: str, warnings: list[str]) -> str:
@@ -352,6 +311,15 @@ def instance_from_header(scan: HeaderScan, *, sha256: str, location: Location) -
     )
 
 
+def identifying_texts(scan: HeaderScan) -> tuple[tuple[str, str], ...]:
+    """(Name and tag, decoded text) of what tells one patient from another; empty where absent."""
+    values = _Values(scan)
+    return (
+        ("PatientID (0010,0020)", values.text(_PATIENT_ID)),
+        ("IssuerOfPatientID (0010,0021)", values.text(_ISSUER_OF_PATIENT_ID)),
+    )
+
+
 def _patient(values: _Values) -> PatientIdentity:
     return PatientIdentity(
         patient_id=values.text(_PATIENT_ID),
@@ -374,7 +342,27 @@ def _attributes(values: _Values) -> dict[str, str]:
         number = values.unsigned(tag)
         if number is not None:
             attributes[keyword] = str(number)
+    for tag, keyword in CODE_ATTRIBUTES.items():
+        if tag in present:
+            attributes |= _code_attributes(values, tag, keyword)
     return attributes
+
+
+def _code_attributes(values: _Values, tag: int, keyword: str) -> dict[str, str]:
+    scan = values.scan
+    try:
+        item = first_item(
+            scan.elements[tag], scan.encoding, frozenset((_CODE_VALUE, _CODE_MEANING))
+        )
+    except RejectedError:
+        values.warnings.append(f"{tag_name(tag)} cannot be read")
+        return {}
+    found = {keyword: _CODE_MEANING, f"{keyword}_code": _CODE_VALUE}
+    return {
+        name: text
+        for name, part in found.items()
+        if (text := values.decoded(part, item.get(part, b"")))
+    }
 
 
 def _issuer_of_accession_number(scan: HeaderScan, values: _Values) -> str:
@@ -394,18 +382,32 @@ def _issuer_of_accession_number(scan: HeaderScan, values: _Values) -> str:
     return ""
 
 
+_SHORT_TEXT = 64
+"""Bytes of a text that is remembered."""
+
+
+def _trimmed_text(specific_character_set: bytes, raw: bytes) -> tuple[str, bool]:
+    """Decoded, without padding; and whether every character could be decoded."""
+    text, clean = CharacterSet.of(specific_character_set).decode(raw)
+    if "\\" in text:
+        return "\\".join([part.strip(" \0") for part in text.split("\\")]), clean
+    return text.strip(" \0"), clean
+
+
+_short_text = lru_cache(maxsize=4096)(_trimmed_text)
+
+
 class _Values:
     """Raw values -> texts and numbers, with what could not be read noted."""
 
-    __slots__ = ("_character_set", "_us", "scan", "warnings")
+    __slots__ = ("_specific_character_set", "_us", "scan", "warnings")
 
     def __init__(self, scan: HeaderScan) -> None:
         self.scan = scan
         self.warnings: list[str] = []
-        raw = scan.elements.get(_SPECIFIC_CHARACTER_SET, b"")
-        self._character_set = CharacterSet.of(raw)
+        self._specific_character_set = scan.elements.get(_SPECIFIC_CHARACTER_SET, b"")
         self._us = struct.Struct(">H" if scan.encoding.big_endian else "<H")
-        if self._character_set.unknown:
+        if CharacterSet.of(self._specific_character_set).unknown:
             self.warnings.append("SpecificCharacterSet (0008,0005) has a term that is not known")
 
     def text(self, tag: int) -> str:
@@ -413,12 +415,13 @@ class _Values:
         return self.decoded(tag, raw) if raw else ""
 
     def decoded(self, tag: int, raw: bytes) -> str:
-        text, clean = self._character_set.decode(raw)
+        if len(raw) <= _SHORT_TEXT:  # most are those of the slice before
+            text, clean = _short_text(self._specific_character_set, raw)
+        else:
+            text, clean = _trimmed_text(self._specific_character_set, raw)
         if not clean:
             self.warnings.append(f"{tag_name(tag)} has characters outside its character set")
-        if "\\" in text:
-            return "\\".join([part.strip(" \0") for part in text.split("\\")])
-        return text.strip(" \0")
+        return text
 
     def integer(self, tag: int) -> int | None:
         text = self.text(tag)

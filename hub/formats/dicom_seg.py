@@ -7,7 +7,7 @@ structures). Frames have the geometry of the images that they were drawn on, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from pydicom.tag import Tag
 
 from hub.domain.coding import Code
 from hub.domain.delivery import Document, DocumentKind
-from hub.domain.finding import Region, Segment, SegmentAlgorithmType
+from hub.domain.finding import FramePlace, Region, Segment, SegmentAlgorithmType
 from hub.domain.identity import derived_uid
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.model_card import ModelCard
@@ -79,10 +79,11 @@ def encode(
     region = result.region
     if region is None:
         return None
-    images = _source_images(request, region)
+    planes = _source_planes(request, region)
     frames = _frames(region)
     if not frames.places:
         return None
+    images = tuple(plane.image for plane in planes)
     geometry = geometry_of(images)
     header = object_header(
         DocumentKind.SEG, SEGMENTATION_STORAGE, "SEG", request=request, card=card, context=context
@@ -94,20 +95,46 @@ def encode(
     bulk = {
         0x00081115: _referenced_series(images),
         0x52009229: write.sequence(0x52009229, [geometry.shared]),
-        0x52009230: _per_frame(frames, images, geometry),
+        0x52009230: _per_frame(frames, planes, geometry),
         0x7FE00010: write.element(0x7FE00010, "OB", frames.pixels),
     }
     return dicom_document(DocumentKind.SEG, request, header, bulk)
 
 
-def _source_images(request: InferenceRequest, region: Region) -> tuple[Instance, ...]:
+@dataclass(frozen=True, slots=True)
+class _Plane:
+    """What one plane of the region was drawn on."""
+
+    image: Instance
+    """With the geometry of the frame, where it is one of several."""
+    frame_number: int | None
+
+
+def _source_planes(request: InferenceRequest, region: Region) -> tuple[_Plane, ...]:
     by_uid = {instance.sop_instance_uid: instance for instance in request.study.instances}
-    images = tuple(by_uid[uid] for uid in region.sop_instance_uids)
+    images = [by_uid[uid] for uid in region.sop_instance_uids]
     if any((image.rows, image.columns) != (region.rows, region.columns) for image in images):
         raise IntegrityError("the region does not have the rows and columns of its images")
-    if any((image.number_of_frames or 1) != 1 for image in images):
-        raise RejectedError("a region lies on single-frame images")
-    return images
+    if not region.frames:
+        if any(image.frames != 1 for image in images):
+            raise RejectedError("the region does not name the frames of a multi-frame image")
+        return tuple(_Plane(image, None) for image in images)
+    return tuple(map(_plane, images, region.frames))
+
+
+def _plane(image: Instance, frame: FramePlace) -> _Plane:
+    if not image.is_multi_frame:
+        return _Plane(image, None)
+    if not 1 <= frame.number <= image.frames:
+        raise IntegrityError("the region lies on a frame that its image does not have")
+    placed = replace(
+        image,
+        image_position_patient=frame.image_position_patient,
+        image_orientation_patient=frame.image_orientation_patient,
+        pixel_spacing=frame.pixel_spacing,
+        slice_thickness=frame.slice_thickness,
+    )
+    return _Plane(placed, frame.number)
 
 
 def _frames(region: Region) -> _Frames:
@@ -243,7 +270,7 @@ def _add_dimensions(header: Dataset, geometry: Geometry) -> None:
 def _referenced_series(images: tuple[Instance, ...]) -> bytes:
     """Common Instance Reference module (PS3.3 C.12.2)."""
     by_series: dict[str, list[bytes]] = {}
-    for image in images:
+    for image in {image.sop_instance_uid: image for image in images}.values():
         reference = referenced_sop(image.sop_class_uid, image.sop_instance_uid)
         by_series.setdefault(image.series_instance_uid, []).append(reference)
     return write.sequence(
@@ -255,9 +282,9 @@ def _referenced_series(images: tuple[Instance, ...]) -> bytes:
     )
 
 
-def _per_frame(frames: _Frames, images: tuple[Instance, ...], geometry: Geometry) -> bytes:
+def _per_frame(frames: _Frames, planes: tuple[_Plane, ...], geometry: Geometry) -> bytes:
     """(5200,9230) Per-Frame Functional Groups Sequence, in the order of the frames."""
-    derivations = {plane: _derivation(images[plane]) for _, plane in frames.places}
+    derivations = {plane: _derivation(planes[plane]) for _, plane in frames.places}
     numbers = sorted({segment.number for segment, _ in frames.places})
     ranks = {number: rank for rank, number in enumerate(numbers, start=1)}
     items = []
@@ -276,10 +303,11 @@ def _per_frame(frames: _Frames, images: tuple[Instance, ...], geometry: Geometry
     return write.sequence(0x52009230, items)
 
 
-def _derivation(image: Instance) -> bytes:
-    """(0008,9124) Derivation Image Sequence: the image that the frame was drawn on."""
+def _derivation(plane: _Plane) -> bytes:
+    """(0008,9124) Derivation Image Sequence: the image, or its frame, that was drawn on."""
+    numbers = () if plane.frame_number is None else (plane.frame_number,)
     source = (
-        referenced_sop(image.sop_class_uid, image.sop_instance_uid)
+        referenced_sop(plane.image.sop_class_uid, plane.image.sop_instance_uid, frames=numbers)
         + write.text(0x0028135A, "CS", "YES")
         + write.code(0x0040A170, _SOURCE_IMAGE)
     )

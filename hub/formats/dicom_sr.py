@@ -28,8 +28,10 @@ from hub.formats.encoding import (
     OUTCOME_CONCEPT,
     PRODUCT_NAME,
     EncodingContext,
+    amendment_statement,
     check_document_identity,
     device_uid,
+    incomplete_statement,
     series_uid,
 )
 from hub.formats.source_dataset import is_image, referenced_request
@@ -164,7 +166,7 @@ def _report(
         items.append(image_library(images))
     groups = measurement_groups(request, result, card, reference)
     items.append(sr.container(IMAGING_MEASUREMENTS, groups))
-    items.append(sr.container(QUALITATIVE_EVALUATIONS, _evaluations(result)))
+    items.append(sr.container(QUALITATIVE_EVALUATIONS, _evaluations(request, result)))
     return items
 
 
@@ -180,12 +182,14 @@ def _device_observer(request: InferenceRequest, card: ModelCard) -> list[bytes]:
     ]
 
 
-def _evaluations(result: InferenceResult) -> list[bytes]:
+def _evaluations(request: InferenceRequest, result: InferenceResult) -> list[bytes]:
     """What is to be said of the result as a whole: how it ended, why, and what to mind."""
     contains = Relationship.CONTAINS
+    said = (amendment_statement(request), incomplete_statement(request))
     return [
         sr.code(contains, OUTCOME_CONCEPT, OUTCOME_CODES[result.outcome]),
         sr.text(contains, COMMENT, _headline(result.outcome)),
+        *(sr.text(contains, COMMENT, f"{statement}.") for statement in said if statement),
         *(sr.text(contains, REASON, reason) for reason in result.reasons),
         *(sr.text(contains, WARNING, warning) for warning in result.warnings),
     ]

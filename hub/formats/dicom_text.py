@@ -57,6 +57,8 @@ _STATEFUL = frozenset({"iso2022_jp", "iso2022_jp_2"})
 """Codecs that read the escape sequence themselves; their bytes may look like delimiters."""
 
 _ESCAPE = re.compile(rb"\x1b(?:\$[()][A-Za-z]|[$()\-][A-Za-z])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+"""All of C0 but TAB, LF, FF, CR; and DEL."""
 _DELIMITER = re.compile(rb"[\\^=\r\n\t\f]")
 
 
@@ -79,11 +81,14 @@ class CharacterSet:
     def decode(self, raw: bytes) -> tuple[str, bool]:
         """The text, and whether every character could be decoded.
 
-        What could not be decoded becomes U+FFFD.
+        What could not be decoded becomes U+FFFD; so do control characters that no text may hold
+        (PS3.5 6.1.3): a database refuses some, and a terminal obeys others.
         """
         if b"\x1b" in raw and self.extended:
-            return self._decode_extended(raw)
-        return _decoded(raw, self.initial)
+            text, clean = self._decode_extended(raw)
+        else:
+            text, clean = _decoded(raw, self.initial)
+        return _without_controls(text) if _CONTROL.search(text) else (text, clean)
 
     def _decode_extended(self, raw: bytes) -> tuple[str, bool]:
         """PS3.5 6.1.2.5.3: an escape sequence holds until the next one or a delimiter."""
@@ -104,6 +109,13 @@ class CharacterSet:
             if codec is None:
                 texts.append(("", False))
         return "".join(text for text, _ in texts), all(clean for _, clean in texts)
+
+
+def _without_controls(text: str) -> tuple[str, bool]:
+    """The same text where only its values were padded with NUL."""
+    unpadded = "\\".join(value.rstrip("\0") for value in text.split("\\"))
+    replaced = _CONTROL.sub("\ufffd", unpadded)
+    return replaced, replaced == unpadded and "\ufffd" not in replaced
 
 
 def _decoded(raw: bytes, codec: str) -> tuple[str, bool]:

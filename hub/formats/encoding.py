@@ -17,6 +17,7 @@ from hub.domain.finding import Presence
 from hub.domain.identity import derived_uid, derived_uuid, identity_mismatches
 from hub.domain.inference import InferenceRequest, InferenceResult, ModelKey, Outcome
 from hub.domain.model_card import ModelCard
+from hub.domain.priors import foreign_priors
 from hub.errors import IntegrityError
 
 AI_MARK = "AI result, not verified"
@@ -130,6 +131,25 @@ def device_uid(model: ModelKey) -> str:
     return derived_uid("device", model.model_id, model.version, model.sha256)
 
 
+def incomplete_statement(request: InferenceRequest) -> str:
+    """What every report says first when images of the study are known to be missing; otherwise
+    empty."""
+    state = request.study.completeness
+    if not state.missing:
+        return ""
+    return f"INCOMPLETE: computed on {state.received} of {state.expected} images"
+
+
+def amendment_statement(request: InferenceRequest) -> str:
+    """That this report replaces an earlier one of the same route and model; otherwise empty."""
+    if request.amends_revision is None:
+        return ""
+    return (
+        f"AMENDED: revision {request.study.key.revision} of the study; replaces the earlier AI"
+        f" result of revision {request.amends_revision}"
+    )
+
+
 def check_document_identity(request: InferenceRequest, result: InferenceResult) -> None:
     """The last gate before bytes are made: the result belongs to this request, and everything
     it rests on lies in the request's study.
@@ -143,6 +163,7 @@ def check_document_identity(request: InferenceRequest, result: InferenceResult) 
     if result.model != request.model:
         problems.append("model")
     problems += _foreign_references(request, result)
+    problems += foreign_priors(request)
     if problems:
         raise IntegrityError(f"the result does not belong to its request: {', '.join(problems)}")
 

@@ -6,7 +6,7 @@ ImagingStudy are created only where they are missing (``ifNoneExist``), Observat
 report are updated by identifier (``PUT ?identifier=``), the Provenance has an id of its own
 (R4 http, "Transaction").
 
-A later revision of a study updates the same report. Its status stays ``preliminary``: R4
+A result that replaces an earlier one updates the same report. Its status stays ``preliminary``: R4
 defines ``amended`` as "subsequent to being Final", and many systems release such reports as
 verified, which only a person may do. That it amends an earlier one stands in the conclusion
 and as activity ``UPDATE`` in its Provenance.
@@ -32,8 +32,10 @@ from hub.formats.encoding import (
     AI_MARK,
     PRODUCT_NAME,
     EncodingContext,
+    amendment_statement,
     check_document_identity,
     document_uuid,
+    incomplete_statement,
 )
 from hub.formats.fhir_observations import (
     ReportedObservation,
@@ -230,13 +232,9 @@ def _category(request: InferenceRequest) -> list[Json]:
 def conclusion(request: InferenceRequest, result: InferenceResult, card: ModelCard) -> str:
     """The report in sentences: that it is an AI's and unverified, what it replaces, what could
     not be assessed and why, and what the model says."""
-    study = request.study
     sentences = [f"{AI_MARK}.", f"{card.procedure.title} by {card.name} {card.version}."]
-    if study.key.revision > 1:
-        sentences.append(
-            f"AMENDED: revision {study.key.revision} of the study; replaces the earlier AI result."
-        )
-    sentences += _completeness(request)
+    said = (amendment_statement(request), incomplete_statement(request))
+    sentences += [f"{statement}." for statement in said if statement]
     reasons = "; ".join(reason.rstrip(".") for reason in result.reasons)
     if result.outcome is Outcome.NOT_ASSESSABLE:
         sentences.append(f"NOT ASSESSABLE: {reasons}.")
@@ -245,13 +243,6 @@ def conclusion(request: InferenceRequest, result: InferenceResult, card: ModelCa
     sentences += dict.fromkeys(f.statement for f in result.findings if f.statement)
     sentences += [f"Warning: {warning.rstrip('.')}." for warning in result.warnings]
     return "\n".join(sentences)
-
-
-def _completeness(request: InferenceRequest) -> list[str]:
-    state = request.study.completeness
-    if state.expected is None or state.received >= state.expected:
-        return []
-    return [f"INCOMPLETE: computed on {state.received} of {state.expected} images."]
 
 
 def _presented_form(
@@ -289,7 +280,7 @@ def _provenance(
     objects = [{"identifier": uid_identifier(uid)} for uid in dicom_uids]
     used = [{"identifier": uid_identifier(series.series_instance_uid)} for series in request.series]
     sources = [{"reference": imaging_study_url(request.study)}, *used]
-    activity = "UPDATE" if request.study.key.revision > 1 else "CREATE"
+    activity = "CREATE" if request.amends_revision is None else "UPDATE"
     return compact(
         resourceType="Provenance",
         id=str(derived_uuid("fhir", "Provenance", document_uuid(DocumentKind.FHIR, request))),

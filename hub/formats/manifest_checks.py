@@ -26,6 +26,7 @@ from hub.domain.model_steps import (
     Monochrome2,
     Normalise,
     PreprocessingStep,
+    Present,
     RankNormalise,
     Reorient,
     Resample,
@@ -48,8 +49,12 @@ _PYTHON_ARTEFACT = re.compile(r"python:[A-Za-z_]\w*/(?P<path>.+)")
 SINGLE = "1"
 """In ``axes``: an axis of one element."""
 _MAXIMUM_LABEL = 255
+_MOST_PRIORS = 20
 
-_PIXEL_STEPS = (Rescale, Monochrome2, Resample, Resize, CropOrPad)
+_PIXEL_STEPS = (Rescale, Monochrome2, Present, Resample, Resize, CropOrPad)
+_IMAGE_STEPS = (Present,)
+_GREY_STEPS = (Rescale, Monochrome2, Present)
+_VALUE_STEPS = (Window, Clip, Normalise)
 _VOLUME_STEPS = (Reorient,)
 _WAVE_STEPS = (SelectLead, ResampleRate, TakeSeconds, RankNormalise)
 
@@ -58,12 +63,19 @@ def card_faults(card: ModelCard) -> Iterator[Fault]:
     """Every contradiction in a card: the path of the field and a sentence."""
     if not _ID.fullmatch(card.id):
         yield ("id",), "must be lower-case letters and digits, with single hyphens between"
+    if isinstance(card.input, ImageInput) and _is_below_one(card.input.frame):
+        yield ("input", "frame"), "frames are counted from 1"
     yield from _texts(card)
     yield from _intended_use(card)
+    yield from _priors(card)
     for index, step in enumerate(card.preprocessing):
         yield from _step(card, step, ("preprocessing", index))
     yield from _runtime(card)
     yield from _output(card)
+
+
+def _is_below_one(frame: str | int) -> bool:
+    return isinstance(frame, int) and frame < 1
 
 
 def _texts(card: ModelCard) -> Iterator[Fault]:
@@ -113,6 +125,18 @@ def _intended_use(card: ModelCard) -> Iterator[Fault]:
 # --- preprocessing -----------------------------------------------------------------------
 
 
+def _priors(card: ModelCard) -> Iterator[Fault]:
+    wish, at = card.input.priors, ("input", "priors")
+    if wish is None:
+        return
+    if not 1 <= wish.maximum <= _MOST_PRIORS:
+        yield (*at, "maximum"), f"must be 1 to {_MOST_PRIORS}"
+    if not 0 <= wish.minimum <= wish.maximum:
+        yield (*at, "minimum"), "must be 0 to maximum"
+    if wish.maximum_age_days is not None and wish.maximum_age_days < 1:
+        yield (*at, "maximum_age_days"), "must be at least 1"
+
+
 def _step(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault]:
     is_wave = isinstance(card.input, WaveformInput)
     if is_wave and isinstance(step, _PIXEL_STEPS + _VOLUME_STEPS):
@@ -121,6 +145,10 @@ def _step(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault]
         yield at, f"{step.kind} works on waveforms, the input is {card.input.kind}"
     elif isinstance(step, _VOLUME_STEPS) and not isinstance(card.input, VolumeInput):
         yield at, f"{step.kind} needs a volume"
+    elif isinstance(step, _IMAGE_STEPS) and not isinstance(card.input, ImageInput):
+        yield at, f"{step.kind} needs an image"
+    elif isinstance(step, _GREY_STEPS) and _is_rgb(card):
+        yield at, f"{step.kind} works on grey-scale, the input is rgb"
     else:
         yield from _order(card, step, at)
         yield from _numbers(card, step, at)
@@ -130,8 +158,18 @@ def _order(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault
     before = card.preprocessing[: int(at[-1])]
     if isinstance(step, Rescale) and before:
         yield at, "rescale works on stored values: it has to be the first step"
+    if isinstance(step, Present) and before:
+        yield at, "present works on stored values: it has to be the first step"
+    if isinstance(step, Monochrome2) and any(isinstance(s, _VALUE_STEPS) for s in before):
+        yield at, "monochrome2 inverts stored or rescaled values: it has to come before this"
+    if isinstance(step, Monochrome2) and any(isinstance(s, Present) for s in before):
+        yield at, "present inverts MONOCHROME1 already"
     if isinstance(step, SelectLead) and any(isinstance(s, SelectLead) for s in before):
         yield at, "a lead is already selected"
+
+
+def _is_rgb(card: ModelCard) -> bool:
+    return isinstance(card.input, ImageInput) and card.input.colour == "rgb"
 
 
 def _numbers(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault]:
@@ -219,7 +257,7 @@ def data_axes(card: ModelCard) -> tuple[str, ...]:
     if isinstance(card.input, VolumeInput):
         return ("slice", "row", "column")
     if isinstance(card.input, ImageInput):
-        return ("row", "column")
+        return ("row", "column", "channel")[: 3 if _is_rgb(card) else 2]
     selected = any(isinstance(step, SelectLead) for step in card.preprocessing)
     return ("sample",) if selected else ("lead", "sample")
 
@@ -284,7 +322,7 @@ def _region(card: ModelCard) -> Iterator[Fault]:
     if isinstance(card.input, WaveformInput):
         yield at, "a waveform has no label map"
         return
-    wanted = data_axes(card)
+    wanted = tuple(axis for axis in data_axes(card) if axis != "channel")
     named = [token for token in region.axes.split() if token != SINGLE]
     if sorted(named) != sorted(wanted):
         yield (*at, "axes"), f"must name {', '.join(wanted)} once each, and 1 for other axes"

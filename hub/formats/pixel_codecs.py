@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.errors import RejectedError, UnsuitableError
-from hub.formats.pixel_data import EncodedImage, ImageHeader
+from hub.formats.image_header import ImageHeader
+from hub.formats.pixel_data import EncodedImage
 
 StoredValues = NDArray[np.int16] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.uint8]
 
@@ -36,6 +37,8 @@ _JPEG_2000 = {
     "1.2.840.10008.1.2.4.202": "High-Throughput JPEG 2000 with RPCL, Lossless",
     "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
 }
+PLAIN_SYNTAXES = _NATIVE - {"1.2.840.10008.1.2.1.99"}
+"""Transfer syntaxes whose files are as long as their pixels at least."""
 _REFUSED = {
     "1.2.840.10008.1.2.4.53": "progressive JPEG (retired, Process 6 & 8)",
     "1.2.840.10008.1.2.4.55": "progressive JPEG (retired, Process 10 & 12)",
@@ -70,7 +73,21 @@ def check_decodable(header: ImageHeader) -> None:
 
 
 def decode_into(image: EncodedImage, plane: NDArray[Any]) -> None:
-    """Write an image's stored values into a plane of its rows, columns and ``stored_dtype``.
+    """Write a grey-scale or palette image's stored values into a plane of its rows, columns and
+    ``stored_dtype``.
+
+    Raises:
+        UnsuitableError: a transfer syntax that is not read.
+        RejectedError: the pixels cannot be decoded or contradict the header.
+    """
+    raw = plane.view(f"u{plane.itemsize}")
+    raw[...] = decoded_samples(image)
+    _to_stored_values(plane, image.header)
+
+
+def decoded_samples(image: EncodedImage) -> NDArray[Any]:
+    """The samples as they are encoded: (row, column), or (row, column, sample) of colour; those
+    of native ``YBR_FULL_422`` as the bytes of each row.
 
     Raises:
         UnsuitableError: a transfer syntax that is not read.
@@ -80,9 +97,7 @@ def decode_into(image: EncodedImage, plane: NDArray[Any]) -> None:
     check_decodable(header)
     if image.compressed == (header.transfer_syntax_uid in _NATIVE):
         raise RejectedError("the pixel data is not encoded as the transfer syntax says")
-    raw = plane.view(f"u{plane.itemsize}")
-    raw[...] = _decompressed(image) if image.compressed else _native(image)
-    _to_stored_values(plane, header)
+    return _decompressed(image) if image.compressed else _native(image)
 
 
 def _to_stored_values(plane: NDArray[Any], header: ImageHeader) -> None:
@@ -102,7 +117,13 @@ def _native(image: EncodedImage) -> NDArray[Any]:
     header = image.header
     order = ">" if header.big_endian else "<"
     values = np.frombuffer(image.pixels, dtype=f"{order}u{header.bits_allocated // 8}")
-    return values.reshape(header.rows, header.columns)
+    if header.samples_per_pixel == 1:
+        return values.reshape(header.rows, header.columns)
+    if header.bytes_per_frame != header.rows * header.columns * header.samples_per_pixel:
+        return values.reshape(header.rows, -1)
+    if header.planar_configuration:
+        return np.moveaxis(values.reshape(-1, header.rows, header.columns), 0, -1)
+    return values.reshape(header.rows, header.columns, -1)
 
 
 def _decompressed(image: EncodedImage) -> NDArray[Any]:
@@ -112,7 +133,7 @@ def _decompressed(image: EncodedImage) -> NDArray[Any]:
         decoded = decode(bytes(image.pixels), header)
     except _DECODING_FAULTS as error:
         raise RejectedError(f"the pixels cannot be decoded ({type(error).__name__})") from None
-    if decoded.shape != (header.rows, header.columns):
+    if decoded.shape != _shape(header):
         raise RejectedError("the compressed image has another shape than its header says")
     wanted = header.bits_allocated // 8
     if decoded.dtype.kind not in "iu" or decoded.itemsize > wanted:
@@ -120,6 +141,11 @@ def _decompressed(image: EncodedImage) -> NDArray[Any]:
     if decoded.itemsize < wanted:  # a stream of up to 8 bits in 16 allocated ones
         return decoded.astype(f"{decoded.dtype.kind}{wanted}").view(f"u{wanted}")
     return decoded.view(f"u{wanted}")
+
+
+def _shape(header: ImageHeader) -> tuple[int, ...]:
+    samples = header.samples_per_pixel
+    return (header.rows, header.columns, samples)[: 2 if samples == 1 else 3]
 
 
 _Codec = Callable[[bytes, ImageHeader], NDArray[Any]]
@@ -134,17 +160,21 @@ def _codec(transfer_syntax_uid: str) -> _Codec:
 
 
 def _rle(frame: bytes, header: ImageHeader) -> NDArray[Any]:
-    """PS3.5 annex G: one segment for each byte of the pixel, most significant first."""
-    size = header.bits_allocated // 8
-    if struct.unpack_from("<I", frame)[0] != size:
+    """PS3.5 annex G: one segment for each byte of each sample, most significant first."""
+    size, samples = header.bits_allocated // 8, header.samples_per_pixel
+    if struct.unpack_from("<I", frame)[0] != size * samples:
         raise RejectedError("the RLE image has another number of segments than bytes per pixel")
-    decoded = imagecodecs.dicomrle_decode(frame, f"<u{size}", out=header.bytes_per_frame)
-    return np.frombuffer(decoded, dtype=f"<u{size}").reshape(header.rows, header.columns)
+    needed = header.rows * header.columns * size * samples
+    decoded = imagecodecs.dicomrle_decode(frame, f"<u{size}", out=needed)
+    planes = np.frombuffer(decoded, dtype=f"<u{size}").reshape(-1, header.rows, header.columns)
+    return planes[0] if samples == 1 else np.moveaxis(planes, 0, -1)
 
 
 def _jpeg(frame: bytes, header: ImageHeader) -> NDArray[Any]:
     _check_jpeg_frame(frame, header)
-    decoded: NDArray[Any] = imagecodecs.jpeg8_decode(frame)
+    # Colour as it is encoded: libjpeg would only guess what the header says.
+    space = "YCBCR" if header.samples_per_pixel > 1 else None
+    decoded: NDArray[Any] = imagecodecs.jpeg8_decode(frame, colorspace=space, outcolorspace=space)
     return decoded
 
 
@@ -193,8 +223,8 @@ def _check_jpeg_2000_size(frame: bytes, header: ImageHeader) -> None:
 
 
 def _check_claim(rows: int, columns: int, components: int, header: ImageHeader) -> None:
-    if (rows, columns, components) != (header.rows, header.columns, 1):
+    if (rows, columns, components) != (header.rows, header.columns, header.samples_per_pixel):
         raise RejectedError(
             f"the compressed image is {rows} x {columns} x {components}, its header says "
-            f"{header.rows} x {header.columns} x 1"
+            f"{header.rows} x {header.columns} x {header.samples_per_pixel}"
         )

@@ -25,7 +25,13 @@ from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
 from hub.domain.model_card import ModelCard
 from hub.formats import report_style as style
 from hub.formats import report_text as words
-from hub.formats.encoding import AI_MARK, PRODUCT_NAME, EncodingContext
+from hub.formats.encoding import (
+    AI_MARK,
+    PRODUCT_NAME,
+    EncodingContext,
+    amendment_statement,
+    incomplete_statement,
+)
 
 _OUTCOME_TITLES = {
     Outcome.NOT_ASSESSABLE: "NOT ASSESSABLE",
@@ -85,6 +91,7 @@ def _story(
     return [
         *_title(card),
         _identification(request),
+        *_standing(request),
         *_outcome(result),
         *_findings(result, card),
         *_statements(result),
@@ -212,6 +219,14 @@ def _pairs(pairs: Pairs, width: float) -> Table:
         ]
     )
     return table
+
+
+def _standing(request: InferenceRequest) -> list[Flowable]:
+    """That images are missing, or that the page replaces an earlier one: before any finding."""
+    said = [s for s in (amendment_statement(request), incomplete_statement(request)) if s]
+    if not said:
+        return []
+    return [Spacer(0, 10), _alert([_paragraph(f"{line}.", style.ALERT_TEXT) for line in said])]
 
 
 def _outcome(result: InferenceResult) -> list[Flowable]:

@@ -176,7 +176,7 @@ def _modifiers(
     items += [
         _evidence(evidence, sources.instances[evidence.sop_instance_uid])
         for evidence in finding.evidence
-        if evidence.sop_instance_uid not in on_segment
+        if evidence.sop_instance_uid not in on_segment or evidence.frame_numbers
     ]
     return items
 
@@ -217,7 +217,7 @@ def _segment_reference(segment: int, sources: _Sources) -> list[bytes]:
     uid, region = sources.segmentation.sop_instance_uid, sources.segmentation.region
     sop = sr.referenced_sop(SEGMENTATION_STORAGE, uid, segments=(segment,))
     items = [sr.reference(contains, sr_codes.REFERENCED_SEGMENT, "IMAGE", sop)]
-    images = [sources.instances[sop_uid] for sop_uid in region.sop_instance_uids]
+    images = [sources.instances[sop_uid] for sop_uid in dict.fromkeys(region.sop_instance_uids)]
     series = {image.series_instance_uid for image in images}
     if len(series) == 1:
         name = sr_codes.SOURCE_SERIES_FOR_SEGMENTATION

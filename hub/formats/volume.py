@@ -1,4 +1,4 @@
-"""Images to arrays with a geometry: a series to a volume, a single file to an image.
+"""A series to one array with a geometry, from files of one image or of many frames.
 
 A volume's slices are parallel, equally spaced, in one orientation and not sheared; whatever
 differs is refused with the reason and never straightened in silence (PS3.3 C.7.6.2).
@@ -15,9 +15,12 @@ import numpy as np
 from highdicom import VolumeGeometry
 from numpy.typing import NDArray
 
+from hub.domain.finding import FramePlace
 from hub.errors import RejectedError, UnsuitableError
+from hub.formats.image import RescalePerPlane, frame_place, pair_of, rescale_of, value_range
+from hub.formats.image_header import ImageHeader
 from hub.formats.pixel_codecs import check_decodable, decode_into, stored_dtype
-from hub.formats.pixel_data import EncodedImage, ImageHeader, read_image
+from hub.formats.pixel_data import EncodedImage, read_object
 
 MAXIMUM_VOXELS = 1 << 31
 """Most voxels of one volume, checked before anything is allocated: 8000 slices of 512 x 512."""
@@ -29,18 +32,6 @@ _SHEAR_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class RescalePerPlane:
-    """PS3.3 C.11.1: value = stored * slope + intercept, for each plane its own."""
-
-    slope: NDArray[np.float64]
-    """(planes,)"""
-    intercept: NDArray[np.float64]
-    """(planes,)"""
-    type: str
-    """RescaleType (0028,1054) or empty."""
-
-
-@dataclass(frozen=True, slots=True)
 class Volume:
     """One series as a grid of stored values."""
 
@@ -49,60 +40,24 @@ class Volume:
     geometry: Any
     """``highdicom.VolumeGeometry``: slice, row, column indices to mm in the patient."""
     sop_instance_uids: tuple[str, ...]
-    """One for each slice."""
+    """One for each slice; those of a multi-frame image have the same."""
     modality: str
     photometric_interpretation: str
     rescale: RescalePerPlane | None
     warnings: tuple[str, ...] = ()
+    frames: tuple[FramePlace, ...] = field(default=(), repr=False)
+    """For each slice, where at least one of them is a frame of a multi-frame image."""
+    slice_thicknesses_mm: tuple[float | None, ...] = field(default=(), repr=False)
+    """SliceThickness of each slice."""
+    value_range: tuple[int, int] | None = None
+    """Lowest and highest stored value that its bits can hold (PS3.5 8.1.1)."""
+    has_contrast: bool = False
+    """Any of the files names a contrast agent."""
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
         """Distance of neighbours along slice, row, column index."""
         return tuple(float(value) for value in self.geometry.spacing)
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One single-frame image of stored values."""
-
-    stored_values: NDArray[Any] = field(repr=False)
-    """(row, column)"""
-    spacing_mm: tuple[float, float] | None
-    """PixelSpacing: distance of rows, of columns; ``None`` where the header has none."""
-    sop_instance_uids: tuple[str, ...]
-    modality: str
-    photometric_interpretation: str
-    rescale: RescalePerPlane | None
-    warnings: tuple[str, ...] = ()
-
-
-def read_single_image(data: bytes) -> Image:
-    """Decode one image from a Part 10 file.
-
-    Raises:
-        UnsuitableError: a kind of image that is not read.
-        RejectedError: it cannot be decoded.
-    """
-    encoded = read_image(data)
-    header = encoded.header
-    check_decodable(header)
-    plane = np.empty((header.rows, header.columns), stored_dtype(header))
-    decode_into(encoded, plane)
-    spacing = header.pixel_spacing
-    return Image(
-        stored_values=plane,
-        spacing_mm=None if spacing is None else _pair(spacing),
-        sop_instance_uids=(header.sop_instance_uid,),
-        modality=header.modality,
-        photometric_interpretation=header.photometric_interpretation,
-        rescale=_rescale([header]),
-    )
-
-
-def _pair(spacing: tuple[float, ...]) -> tuple[float, float]:
-    if len(spacing) != 2 or min(spacing) <= 0:  # noqa: PLR2004 - rows and columns
-        raise RejectedError("PixelSpacing is not two positive numbers")
-    return spacing[0], spacing[1]
 
 
 def read_volume(
@@ -112,7 +67,7 @@ def read_volume(
     spacing_tolerance: float,
     decoders: Executor | None = None,
 ) -> Volume:
-    """Decode ``count`` single-frame images of one series into one volume.
+    """Decode ``count`` files of one series, of one image or of many frames, into one volume.
 
     Files are taken one after another and dropped once decoded, so that a lazy iterable keeps
     one file in memory; compressed ones are decoded by ``decoders`` while the next is read.
@@ -128,54 +83,64 @@ def read_volume(
     filler = _Filler(count, decoders)
     try:
         for data in files:
-            filler.add(read_image(data))
+            filler.add(read_object(data).frames)
         filler.wait()
     finally:
         filler.cancel()
-    return _assembled(filler.headers, filler.planes, spacing_tolerance)
+    return _assembled(filler.headers, filler.planes(), spacing_tolerance)
 
 
 class _Filler:
-    """Decodes images into the planes of one array."""
+    """Decodes images into the planes of few arrays: one, where all files hold one image, or
+    where one file holds all."""
 
     def __init__(self, count: int, decoders: Executor | None) -> None:
-        self._count = count
+        self._files_left = count
         self._decoders = decoders
         self._pending: list[Future[None]] = []
-        self._planes: NDArray[Any] | None = None
+        self._blocks: list[NDArray[Any]] = []
+        self._free = 0
+        """Planes of the last block that nothing was decoded into yet."""
         self.headers: list[ImageHeader] = []
 
-    @property
     def planes(self) -> NDArray[Any]:
-        """(count, rows, columns), filled."""
-        if self._planes is None or len(self.headers) != self._count:
-            raise RejectedError(f"{len(self.headers)} images where {self._count} were announced")
-        return self._planes
+        """(planes, rows, columns), filled."""
+        if self._files_left or not self._blocks:
+            raise RejectedError(f"{self._files_left} images less than were announced")
+        filled = [*self._blocks[:-1], self._blocks[-1][: len(self._blocks[-1]) - self._free]]
+        return filled[0] if len(filled) == 1 else np.concatenate(filled)
 
-    def add(self, image: EncodedImage) -> None:
-        plane = self._plane_for(image.header)
-        self.headers.append(image.header)
-        if image.compressed and self._decoders is not None:
-            self._pending.append(self._decoders.submit(decode_into, image, plane))
-        else:
-            decode_into(image, plane)
+    def add(self, frames: tuple[EncodedImage, ...]) -> None:
+        if not self._files_left:
+            raise RejectedError("more images than were announced")
+        check_decodable(frames[0].header)
+        self._reserve(len(frames), frames[0].header)
+        self._files_left -= 1
+        for image in frames:
+            plane: NDArray[Any] = self._blocks[-1][len(self._blocks[-1]) - self._free]
+            self._free -= 1
+            self.headers.append(image.header)
+            if image.compressed and self._decoders is not None:
+                self._pending.append(self._decoders.submit(decode_into, image, plane))
+            else:
+                decode_into(image, plane)
 
-    def _plane_for(self, header: ImageHeader) -> NDArray[Any]:
-        check_decodable(header)
-        if self._planes is None:
-            if self._count * header.rows * header.columns > MAXIMUM_VOXELS:
-                raise RejectedError(f"{self._count} slices of {header.rows} x {header.columns}")
-            shape = (self._count, header.rows, header.columns)
-            self._planes = np.empty(shape, stored_dtype(header))
+    def _reserve(self, frames: int, header: ImageHeader) -> None:
         first = self.headers[0] if self.headers else header
         if (header.rows, header.columns) != (first.rows, first.columns):
             raise UnsuitableError(("the images of the series differ in rows and columns",))
         if stored_dtype(header) != stored_dtype(first):
             raise UnsuitableError(("the images of the series differ in their type of pixels",))
-        if len(self.headers) == self._count:
-            raise RejectedError(f"more than the {self._count} images that were announced")
-        plane: NDArray[Any] = self._planes[len(self.headers)]
-        return plane
+        if self._free >= frames:
+            return
+        if self._blocks:
+            self._blocks[-1] = self._blocks[-1][: len(self._blocks[-1]) - self._free]
+        # single-frame files are followed by their like
+        size = frames if header.is_multi_frame else self._files_left
+        if (len(self.headers) + size) * header.rows * header.columns > MAXIMUM_VOXELS:
+            raise RejectedError(f"{size} slices of {header.rows} x {header.columns}")
+        self._blocks.append(np.empty((size, header.rows, header.columns), stored_dtype(header)))
+        self._free = size
 
     def wait(self) -> None:
         """Raises what went wrong in any of the decoders."""
@@ -196,12 +161,12 @@ def _assembled(
     row, column = _directions(first)
     normal = np.cross(row, column)
     positions = np.array([header.image_position_patient for header in headers])
-    depths = positions @ normal
+    depths = positions @ normal  # frames and files may come in any order
     order = np.argsort(depths, kind="stable")
     sideways = positions - np.outer(depths, normal)
     _refuse_if(
         (
-            *_shear(sideways[order], _pair(first.pixel_spacing or ())),
+            *_shear(sideways[order], pair_of(first.pixel_spacing or ())),
             *_unevenness(np.diff(depths[order]), spacing_tolerance),
         )
     )
@@ -213,8 +178,14 @@ def _assembled(
         sop_instance_uids=tuple(header.sop_instance_uid for header in in_order),
         modality=first.modality,
         photometric_interpretation=first.photometric_interpretation,
-        rescale=_rescale(in_order),
+        rescale=rescale_of(in_order),
         warnings=warnings,
+        frames=(
+            tuple(map(frame_place, in_order)) if any(h.is_multi_frame for h in headers) else ()
+        ),
+        slice_thicknesses_mm=tuple(header.slice_thickness for header in in_order),
+        value_range=value_range(first),
+        has_contrast=any(header.has_contrast for header in headers),
     )
 
 
@@ -253,9 +224,9 @@ def _differences(headers: list[ImageHeader]) -> tuple[str, ...]:
     }.items():
         if len(values) > 1:
             found.append(f"the images belong to more than one {what}")
-    if len({h.sop_instance_uid for h in headers}) != len(headers):
+    if len({(h.sop_instance_uid, h.frame_number) for h in headers}) != len(headers):
         raise RejectedError("the same image is given twice")
-    _pair(first.pixel_spacing or ())
+    pair_of(first.pixel_spacing or ())
     return tuple(found)
 
 
@@ -329,7 +300,7 @@ def _reordered(planes: NDArray[Any], order: NDArray[np.intp]) -> NDArray[Any]:
 def _geometry(headers: list[ImageHeader], spacing: float) -> Any:
     first = headers[0]
     row, column = _directions(first)
-    between_rows, between_columns = _pair(first.pixel_spacing or ())
+    between_rows, between_columns = pair_of(first.pixel_spacing or ())
     affine = np.eye(4)
     affine[:3, 0] = np.cross(row, column) * spacing
     affine[:3, 1] = column * between_rows
@@ -341,25 +312,3 @@ def _geometry(headers: list[ImageHeader], spacing: float) -> Any:
         coordinate_system="PATIENT",
         frame_of_reference_uid=first.frame_of_reference_uid or None,
     )
-
-
-def _rescale(headers: list[ImageHeader]) -> RescalePerPlane | None:
-    """``None`` where no image has a rescale.
-
-    Raises:
-        UnsuitableError: only some have one, or their types differ.
-    """
-    slopes = [header.rescale_slope for header in headers]
-    intercepts = [header.rescale_intercept for header in headers]
-    if all(value is None for value in (*slopes, *intercepts)):
-        return None
-    if None in slopes or None in intercepts:
-        raise UnsuitableError(("some images have no rescale slope or intercept",))
-    types = {header.rescale_type for header in headers}
-    if len(types) > 1:
-        raise UnsuitableError(("the images of the series are in different units",))
-    slope = np.array(slopes, dtype=np.float64)
-    intercept = np.array(intercepts, dtype=np.float64)
-    if not np.isfinite(slope).all() or not np.isfinite(intercept).all() or (slope == 0).any():
-        raise RejectedError("the rescale slope or intercept is not a usable number")
-    return RescalePerPlane(slope, intercept, types.pop())

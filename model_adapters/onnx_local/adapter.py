@@ -16,6 +16,9 @@ from hub.domain.intended_use import slice_depth
 from hub.domain.model_card import ModelCard, VolumeInput
 from hub.domain.study import Instance, Location, Series
 from hub.errors import TransientError, UnsuitableError
+from hub.formats.pixel_codecs import PLAIN_SYNTAXES
+from hub.formats.pixel_data import native_bytes_held
+from hub.formats.volume import MAXIMUM_VOXELS
 from hub.ports import AdapterContext, Health, HealthState, ModelPackage
 from model_adapters.onnx_local.config import OnnxLocalConfig
 from model_adapters.onnx_local.processes import WorkerLostError, WorkerPool, WorkerProcess
@@ -80,7 +83,7 @@ class OnnxLocalAdapter:
         card = package.card
         try:
             with self._pool.worker() as worker:
-                shared = worker.labels(_label_bytes(series)) if card.output.region else None
+                shared = worker.labels(_label_bytes(card, series)) if card.output.region else None
                 task = Run(
                     model=package.key,
                     study_instance_uid=request.study.study_instance_uid,
@@ -139,8 +142,24 @@ def _depth(instance: Instance) -> float:
     return slice_depth(instance) or 0.0
 
 
-def _label_bytes(series: Series) -> int:
-    return max(1, sum((i.rows or 0) * (i.columns or 0) for i in series.instances))
+def _label_bytes(card: ModelCard, series: Series) -> int:
+    """One byte for each voxel that the headers claim, if their files can hold as many.
+
+    Raises:
+        UnsuitableError: they cannot, or nobody could work on so many.
+    """
+    voxels = 0
+    for image in series.instances:
+        planes = image.frames if isinstance(card.input, VolumeInput) else 1
+        claimed = (image.rows or 0) * (image.columns or 0)
+        compressed = image.transfer_syntax_uid not in PLAIN_SYNTAXES
+        held = native_bytes_held(image.location.length, is_compressed=compressed)
+        if claimed * image.frames > held:
+            raise UnsuitableError(("an image claims more pixels than its file can hold",))
+        voxels += claimed * planes
+    if voxels > MAXIMUM_VOXELS:
+        raise UnsuitableError((f"{voxels} voxels are more than any model is given",))
+    return max(1, voxels)
 
 
 def _region(shape: RegionShape, labels: memoryview) -> Region:
@@ -152,6 +171,7 @@ def _region(shape: RegionShape, labels: memoryview) -> Region:
         labels=bytes(labels[:size]),
         segments=shape.segments,
         includes=shape.includes,
+        frames=shape.frames,
     )
 
 

@@ -17,6 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnx_faults
 from hub.domain.model_card import Artefact, ModelCard, RegionSpec, TensorBinding
 from hub.domain.model_steps import EcgIntervals
 from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError, UnsuitableError
+from hub.formats.volume import Volume
 from hub.formats.waveform import Waveform
 from hub.ports import ModelPackage
 from model_adapters.onnx_local.preprocessing import SINGLE, Data
@@ -251,7 +252,7 @@ def feed(binding: TensorBinding, data: Data) -> Array:
     if binding.feed == "frequency_hz":
         return _converted(np.array([data.frequency_hz]), binding.dtype)
     if data.spacing_mm is None:
-        raise UnsuitableError(("the image has no pixel spacing, which the model needs",))
+        raise UnsuitableError((f"the model needs millimetres: {data.no_spacing}",))
     return _converted(np.array(data.spacing_mm), binding.dtype)
 
 
@@ -266,7 +267,9 @@ def axis_names(data: Data) -> tuple[str, ...]:
     """What the axes of the data are called in the manifest."""
     if isinstance(data.source, Waveform):
         return ("lead", "sample")[-data.array.ndim :]
-    return ("slice", "row", "column")[-data.array.ndim :]
+    if isinstance(data.source, Volume):
+        return ("slice", "row", "column")
+    return ("channel", "row", "column")[-data.array.ndim :]
 
 
 def _converted(array: Array, dtype: str) -> Array:

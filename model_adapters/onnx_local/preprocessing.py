@@ -23,6 +23,7 @@ from hub.domain.model_steps import (
     Monochrome2,
     Normalise,
     PreprocessingStep,
+    Present,
     RankNormalise,
     Reorient,
     Resample,
@@ -34,7 +35,9 @@ from hub.domain.model_steps import (
     Window,
 )
 from hub.errors import RejectedError, UnsuitableError
-from hub.formats.volume import Image, Volume
+from hub.formats.image import Image
+from hub.formats.presentation import displayed
+from hub.formats.volume import Volume
 from hub.formats.waveform import Waveform
 
 Array = NDArray[Any]
@@ -64,10 +67,11 @@ class Data:
     """What is on its way to the graph."""
 
     array: Array
-    """Volume: (slice, row, column); image: (row, column); waveform: (lead, sample) or (sample,)."""
+    """Volume: (slice, row, column); image: (row, column), of colour (channel, row, column);
+    waveform: (lead, sample) or (sample,)."""
     source: Volume | Image | Waveform
     axes: tuple[AxisMap, ...]
-    """One for each axis of a volume or image; empty for a waveform."""
+    """One for each axis of a volume or image but its channels; empty for a waveform."""
     frequency_hz: float = 0.0
     """Sampling frequency of a waveform."""
     is_rescaled: bool = False
@@ -80,13 +84,26 @@ class Data:
         spacing = self.source.spacing_mm
         return tuple(spacing[axis.source_axis] * abs(axis.scale) for axis in self.axes)
 
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Elements along each of ``axes``."""
+        return self.array.shape[self.array.ndim - len(self.axes) :]
+
+    @property
+    def no_spacing(self) -> str:
+        """Why ``spacing_mm`` is ``None``."""
+        if isinstance(self.source, Image):
+            return self.source.no_spacing
+        return "the input has no pixel spacing"
+
 
 def data_of(source: Volume | Image | Waveform) -> Data:
     """The start of the chain: stored values of pixels, millivolt of a waveform."""
     if isinstance(source, Waveform):
         return Data(source.millivolts.view(), source, (), source.frequency_hz)
     array = source.stored_values
-    return Data(array, source, tuple(AxisMap(axis) for axis in range(array.ndim)))
+    spatial = 3 if isinstance(source, Volume) else 2
+    return Data(array, source, tuple(AxisMap(axis) for axis in range(spatial)))
 
 
 def preprocess(card: ModelCard, source: Volume | Image | Waveform) -> Data:
@@ -131,16 +148,49 @@ def _planes(array: Array) -> Array:
 
 
 def monochrome2(data: Data, _step: Monochrome2) -> Data:
-    """Larger means brighter: a value x of MONOCHROME1 becomes the image's maximum - x."""
-    interpretation = _pixels(data).photometric_interpretation
-    if interpretation == "MONOCHROME2":
+    """Larger means brighter: a value x of MONOCHROME1 becomes what the lowest and the highest
+    value that its bits can hold sum up to, minus x. So the content of the image plays no part:
+    an image and the same one stored the other way round become equal."""
+    source = _pixels(data)
+    if not _is_inverted(source):
         return data
-    if interpretation != "MONOCHROME1":
-        raise UnsuitableError((f"the image is {interpretation}, not grey-scale",))
+    if source.value_range is None or (data.is_rescaled and source.rescale is None):
+        raise RejectedError("the range of the stored values is not known")
+    low, high = source.value_range
     values = _floats(data.array)
     np.negative(values, out=values)
-    values -= values.min()
+    if not data.is_rescaled or source.rescale is None:
+        values += np.float32(low + high)
+        return replace(data, array=values)
+    sums = source.rescale.slope * (low + high) + 2 * source.rescale.intercept
+    if np.ptp(sums) == 0 or data.grid[0] != len(sums):
+        values += np.float32(sums[0])
+    else:
+        values += sums.astype(np.float32)[:, np.newaxis, np.newaxis]
     return replace(data, array=values)
+
+
+def _is_inverted(source: Volume | Image) -> bool:
+    if isinstance(source, Image) and source.presentation is not None:
+        return source.presentation.is_inverted
+    found = source.photometric_interpretation
+    if found not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UnsuitableError((f"the image is {found}, not grey-scale",))
+    return found == "MONOCHROME1"
+
+
+def present(data: Data, _step: Present) -> Data:
+    """Stored values to 0, black, ... 1, white, by the image's own statements (PS3.3 C.11)."""
+    source = _pixels(data)
+    if not isinstance(source, Image) or source.presentation is None:
+        raise UnsuitableError(("only a grey-scale image can be presented",))
+    if data.array is not source.stored_values:
+        raise RejectedError("present has to be the first step")
+    slope, intercept = 1.0, 0.0
+    if source.rescale is not None:
+        slope, intercept = float(source.rescale.slope[0]), float(source.rescale.intercept[0])
+    shown = displayed(source.stored_values, source.presentation, slope, intercept)
+    return replace(data, array=shown, is_rescaled=True)
 
 
 def window(data: Data, step: Window) -> Data:
@@ -223,29 +273,28 @@ def resample(data: Data, step: Resample) -> Data:
     """Linear resampling to a spacing: the new grid begins at the old one's outer edge and covers
     all of it."""
     if data.spacing_mm is None:
-        raise UnsuitableError(("the image has no pixel spacing",))
+        raise UnsuitableError((data.no_spacing,))
     ratios = [wanted / has for wanted, has in zip(step.spacing_mm, data.spacing_mm, strict=True)]
-    sizes = [
-        math.ceil(size / ratio - 1e-3) for size, ratio in zip(data.array.shape, ratios, strict=True)
-    ]
+    sizes = [math.ceil(size / ratio - 1e-3) for size, ratio in zip(data.grid, ratios, strict=True)]
     return _resampled(data, sizes, ratios)
 
 
 def resize(data: Data, step: Resize) -> Data:
     """Linear resampling of rows and columns to a size, pixel centres at half indices."""
-    sizes = [*data.array.shape[:-2], *step.shape]
-    ratios = [size / wanted for size, wanted in zip(data.array.shape, sizes, strict=True)]
+    sizes = [*data.grid[:-2], *step.shape]
+    ratios = [size / wanted for size, wanted in zip(data.grid, sizes, strict=True)]
     return _resampled(data, sizes, ratios)
 
 
 def _resampled(data: Data, sizes: list[int], ratios: list[float]) -> Data:
-    _check_size(sizes)
     array, axes = data.array, list(data.axes)
+    channels = array.ndim - len(axes)
+    _check_size([*array.shape[:channels], *sizes])
     for axis, (size, ratio) in enumerate(zip(sizes, ratios, strict=True)):
-        if size == array.shape[axis] and abs(ratio - 1.0) < 1e-6:  # noqa: PLR2004
+        if size == data.grid[axis] and abs(ratio - 1.0) < 1e-6:  # noqa: PLR2004
             continue
         offset = 0.5 * ratio - 0.5
-        array = _interpolated(array, np.arange(size) * ratio + offset, axis)
+        array = _interpolated(array, np.arange(size) * ratio + offset, channels + axis)
         axes[axis] = axes[axis].after(ratio, offset)
     return replace(data, array=array, axes=tuple(axes))
 
@@ -266,13 +315,15 @@ def _interpolated(array: Array, positions: Array, axis: int) -> Array:
 
 def crop_or_pad(data: Data, step: CropOrPad) -> Data:
     """Centre crop or pad; where the difference is odd, the extra element is at the end."""
-    if len(step.shape) != data.array.ndim:
-        raise RejectedError(f"crop_or_pad names {len(step.shape)} axes of {data.array.ndim}")
-    _check_size(step.shape)
-    result = np.full(step.shape, step.value, data.array.dtype)
+    if len(step.shape) != len(data.grid):
+        raise RejectedError(f"crop_or_pad names {len(step.shape)} axes of {len(data.grid)}")
+    shape = (*data.array.shape[: data.array.ndim - len(data.axes)], *step.shape)
+    _check_size(shape)
+    result = np.full(shape, step.value, data.array.dtype)
     axes = list(data.axes)
-    inside, taken = [], []
-    for axis, (wanted, has) in enumerate(zip(step.shape, data.array.shape, strict=True)):
+    inside: list[Any] = [...]
+    taken: list[Any] = [...]
+    for axis, (wanted, has) in enumerate(zip(step.shape, data.grid, strict=True)):
         start = (has - wanted) // 2 if has >= wanted else -((wanted - has) // 2)
         length = min(wanted, has)
         inside.append(slice(max(-start, 0), max(-start, 0) + length))
@@ -372,6 +423,7 @@ def _check_size(shape: tuple[int, ...] | list[int]) -> None:
 _STEPS: dict[type[PreprocessingStep], Callable[[Data, Any], Data]] = {
     Rescale: rescale,
     Monochrome2: monochrome2,
+    Present: present,
     Reorient: reorient,
     Resample: resample,
     Resize: resize,

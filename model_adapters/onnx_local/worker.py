@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hub.domain.finding import Evidence, Finding, Segment
+from hub.domain.finding import Evidence, Finding, FramePlace, Segment
 from hub.domain.inference import ModelKey, Outcome, Timing
+from hub.domain.intended_use import frame_reasons
 from hub.domain.model_card import ImageInput, ModelCard, RegionSpec, VolumeInput
 from hub.domain.study import Location
 from hub.errors import (
@@ -32,7 +33,8 @@ from hub.errors import (
     TransientError,
     UnsuitableError,
 )
-from hub.formats.volume import Image, Volume, read_single_image, read_volume
+from hub.formats.image import Image, read_single_image
+from hub.formats.volume import Volume, read_volume
 from hub.formats.waveform import Waveform, read_waveform
 from hub.ports import ModelPackage, ObjectStore
 from model_adapters.onnx_local.graph import Graph, open_graph
@@ -100,6 +102,8 @@ class RegionShape:
     columns: int
     segments: tuple[Segment, ...]
     includes: tuple[tuple[int, tuple[int, ...]], ...]
+    frames: tuple[FramePlace, ...] = ()
+    """As in ``Region``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +241,7 @@ def answer(graph: Graph, task: Run, store: ObjectStore, decoders: Executor) -> A
     outputs = graph.run(data)
     watch.lap("inference")
     uids = _sop_instance_uids(source)
-    subject = Subject(card.id, task.study_instance_uid, tuple(Evidence(uid) for uid in uids))
+    subject = Subject(card.id, task.study_instance_uid, _evidence(source))
     found = findings_of(card, outputs, subject)
     region = None
     spec = card.output.region
@@ -273,6 +277,8 @@ def read_source(
     source = _decoded(card, files(), len(task.instances), decoders)
     if set(_sop_instance_uids(source)) != {uid for uid, _ in task.instances}:
         raise IntegrityError("the object store returned other instances than the index names")
+    if not isinstance(source, Waveform) and source.frames:
+        _check_frames(card, source)
     timings = Timing("read", reading), Timing("decode", perf_counter() - begun - reading)
     return source, timings
 
@@ -282,12 +288,36 @@ def _decoded(card: ModelCard, files: Iterator[bytes], count: int, decoders: Exec
         tolerance = card.input.spacing_tolerance
         return read_volume(files, count, spacing_tolerance=tolerance, decoders=decoders)
     if isinstance(card.input, ImageInput):
-        return read_single_image(next(files))
+        return read_single_image(next(files), card.input)
     wave = read_waveform(next(files))
     if wave.seconds < card.input.minimum_seconds:
         needed = f"{card.input.minimum_seconds:g} s are needed"
         raise UnsuitableError((f"{wave.seconds:.1f} s recorded, {needed}",))
     return wave
+
+
+def _check_frames(card: ModelCard, source: Volume | Image) -> None:
+    """The part of the input gate that needs the functional groups."""
+    depths: list[float | None] = []
+    if isinstance(source, Volume):
+        spacing = source.spacing_mm[0]
+        depths = [index * spacing for index in range(len(source.stored_values))]
+    reasons = frame_reasons(
+        card.intended_use,
+        thicknesses=source.slice_thicknesses_mm,
+        depths=depths,
+        has_contrast=[source.has_contrast],
+    )
+    if reasons:
+        raise UnsuitableError(reasons)
+
+
+def _evidence(source: Source) -> tuple[Evidence, ...]:
+    """The objects that the model saw; the frame, where it saw but one."""
+    if isinstance(source, Image) and source.frames:
+        (frame,) = source.frames
+        return (Evidence(source.sop_instance_uids[0], (frame.number,)),)
+    return tuple(Evidence(uid) for uid in dict.fromkeys(_sop_instance_uids(source)))
 
 
 def _sop_instance_uids(source: Source) -> tuple[str, ...]:
@@ -318,4 +348,5 @@ def _region_shape(
     if isinstance(source, Waveform):
         return None
     rows, columns = source.stored_values.shape[-2:]
-    return RegionShape(uids, rows, columns, segments_of(spec, subject), includes_of(spec))
+    segments, includes = segments_of(spec, subject), includes_of(spec)
+    return RegionShape(uids, rows, columns, segments, includes, source.frames)

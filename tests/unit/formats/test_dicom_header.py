@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+import random
 import struct
 import time
 import tracemalloc
@@ -525,6 +526,27 @@ def test_the_pixels_of_a_deflated_data_set_are_not_inflated() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 80_000_000
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_any_buffer_is_read_and_none_is_held(syntax: str) -> None:
+    raw = encoded(minimal(), syntax)
+    buffer = bytearray(raw)
+    scan = scan_header(memoryview(buffer), syntax)
+    buffer[:] = bytes(len(buffer))
+    assert scan == scan_header(raw, syntax)
+    assert all(type(value) is bytes for value in scan.elements.values())
+
+
+def test_a_large_deflated_data_set_is_not_copied() -> None:
+    pixels = random.Random(1).randbytes(20_000_000)
+    head = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, len(pixels))
+    raw = memoryview(deflated(encoded(minimal()) + head + pixels))
+    tracemalloc.start()
+    scan_header(raw, DeflatedExplicitVRLittleEndian)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4_000_000
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)

@@ -156,6 +156,19 @@ def test_warnings_and_statements_are_in_the_report() -> None:
     assert {finding.statement for finding in result.findings} <= set(texts)
 
 
+def test_missing_images_and_an_earlier_result_are_told() -> None:
+    study = builders.chest_ct_study(2, revision=2)
+    whole = builders.request_for(study)
+    partial = replace(study, completeness=replace(study.completeness, received=312, expected=340))
+    request = replace(whole, study=partial, amends_revision=1)
+    texts = " ".join(texts_of(report_of(request, builders.assessed(request))))
+    assert "INCOMPLETE: computed on 312 of 340 images." in texts
+    assert "AMENDED: revision 2 of the study; replaces the earlier AI result of revision 1." in texts
+    plain = " ".join(texts_of(report_of(whole, builders.assessed(whole))))
+    assert "INCOMPLETE" not in plain
+    assert "AMENDED" not in plain
+
+
 def test_the_report_is_unverified_and_preliminary_and_names_the_order() -> None:
     request = builders.request_for(builders.chest_ct_study(2))
     found = pydicom.dcmread(BytesIO(report_of(request, builders.assessed(request)).content))

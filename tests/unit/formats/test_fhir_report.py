@@ -80,6 +80,12 @@ def bundle_of(study: Study, answer: Answer, **changes: Any) -> Json:
     return dict(json.loads(encoded(study, answer, **changes).content))
 
 
+def bundle_for(request: InferenceRequest) -> Json:
+    document = encode(request, builders.assessed(request), builders.model_card(), context(), {})
+    assert document is not None
+    return dict(json.loads(document.content))
+
+
 def resources(bundle: Json, resource_type: str) -> list[Json]:
     found = [entry["resource"] for entry in bundle["entry"]]
     return [resource for resource in found if resource["resourceType"] == resource_type]
@@ -326,11 +332,10 @@ def test_without_other_documents_the_report_stands_alone() -> None:
     assert len(report(bundle)["identifier"]) == 1
 
 
-def test_a_later_revision_updates_the_same_report_and_says_so() -> None:
-    first, second = (
-        bundle_of(builders.chest_ct_study(slices, revision=n), builders.assessed)
-        for n, slices in ((1, 3), (2, 4))
-    )
+def test_a_result_that_amends_updates_the_same_report_and_says_so() -> None:
+    earlier, later = (builders.chest_ct_study(n + 2, revision=n) for n in (1, 2))
+    asked = builders.request_for(earlier), builders.request_for(later)
+    first, second = bundle_for(asked[0]), bundle_for(replace(asked[1], amends_revision=1))
     assert [e["request"] for e in first["entry"][:-1]] == [
         e["request"] for e in second["entry"][:-1]
     ], "all but the Provenance meet the same resource"
@@ -341,6 +346,12 @@ def test_a_later_revision_updates_the_same_report_and_says_so() -> None:
         resources(b, "Provenance")[0]["activity"]["coding"][0]["code"] for b in (first, second)
     ]
     assert operations == ["CREATE", "UPDATE"]
+
+
+def test_a_second_revision_without_an_earlier_result_amends_nothing() -> None:
+    bundle = bundle_for(builders.request_for(builders.chest_ct_study(3, revision=2)))
+    assert "AMENDED" not in report(bundle)["conclusion"]
+    assert resources(bundle, "Provenance")[0]["activity"]["coding"][0]["code"] == "CREATE"
 
 
 def test_a_new_package_of_a_model_is_another_device_and_the_same_report() -> None:

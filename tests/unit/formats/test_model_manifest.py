@@ -113,3 +113,59 @@ def test_the_schema_documents_every_field_of_a_step() -> None:
     assert window["required"] == ["kind", "centre", "width"]
     assert window["additionalProperties"] is False
     assert schema["$defs"]["IntendedUse"]["properties"]["sexes"]["description"]
+
+
+IMAGE_MANIFEST = MANIFEST.replace("{kind: volume}", "{kind: image}").replace(
+    "slice row column", "row column"
+)
+
+
+def image_manifest(wanted: str, *steps: str, axes: str = "1 row column") -> str:
+    text = IMAGE_MANIFEST.replace("{kind: image}", f"{{kind: image{wanted}}}")
+    text = text.replace("name: x, axes: 1 row column", f"name: x, axes: {axes}")
+    before, rest = text.split("preprocessing:\n")
+    after = rest[rest.index("runtime:") :]
+    return before + "preprocessing:\n" + "".join(f"  - {{{s}}}\n" for s in steps) + after
+
+
+@pytest.mark.parametrize(
+    ("wanted", "steps", "axes"),
+    [
+        ("", ("kind: present", "kind: resize, shape: [4, 4]"), "1 row column"),
+        ("", ("kind: rescale, unit: HU", "kind: monochrome2"), "1 row column"),
+        (", colour: rgb, frame: 3", ("kind: resize, shape: [4, 4]",), "1 channel row column"),
+        (", colour: luminance, spacing: detector", ("kind: present",), "1 row column"),
+    ],
+)
+def test_steps_for_images_are_taken(wanted: str, steps: tuple[str, ...], axes: str) -> None:
+    assert read_manifest(image_manifest(wanted, *steps, axes=axes), "model.yaml").preprocessing
+
+
+@pytest.mark.parametrize(
+    ("wanted", "steps", "axes", "said"),
+    [
+        ("", ("kind: clip, minimum: 0, maximum: 1", "kind: present"), "1 row column", "first step"),
+        ("", ("kind: present", "kind: monochrome2"), "1 row column", "inverts MONOCHROME1 already"),
+        (
+            "",
+            ("kind: window, centre: 1, width: 2", "kind: monochrome2"),
+            "1 row column",
+            "has to come before",
+        ),
+        (", colour: rgb", ("kind: present",), "1 channel row column", "the input is rgb"),
+        (", colour: rgb", ("kind: resize, shape: [4, 4]",), "1 row column", "name row, column, ch"),
+        (", frame: 0", ("kind: present",), "1 row column", "counted from 1"),
+        (", frame: best", ("kind: present",), "1 row column", ""),
+        (", colour: green", ("kind: present",), "1 row column", ""),
+    ],
+)
+def test_steps_that_contradict_the_image_are_refused(
+    wanted: str, steps: tuple[str, ...], axes: str, said: str
+) -> None:
+    found = problems(image_manifest(wanted, *steps, axes=axes))
+    assert any(said in problem.message for problem in found)
+
+
+def test_a_volume_is_not_presented() -> None:
+    (problem,) = problems(changed("kind: rescale, unit: HU", "kind: present"))
+    assert "present needs an image" in problem.message

@@ -74,6 +74,18 @@ def test_no_answer_cannot_be_overlooked(make: object, title: str, tmp_path: Path
 
 
 @pytest.mark.peers
+def test_missing_images_and_an_earlier_result_cannot_be_overlooked(tmp_path: Path) -> None:
+    study = builders.chest_ct_study(2, revision=2)
+    whole = builders.request_for(study)
+    partial = replace(study, completeness=replace(study.completeness, received=312, expected=340))
+    request = replace(whole, study=partial, amends_revision=1)
+    text = printed(request, builders.assessed(request), tmp_path)
+    assert text.index("INCOMPLETE: computed on 312 of 340 images.") < text.index("FINDINGS")
+    assert text.index("AMENDED: revision 2 of the study") < text.index("FINDINGS")
+    assert "INCOMPLETE" not in printed(whole, builders.assessed(whole), tmp_path)
+
+
+@pytest.mark.peers
 def test_each_answer_to_presence_is_printed_in_capitals(tmp_path: Path) -> None:
     request = builders.request_for(builders.chest_ct_study(1))
     text = printed(request, builders.presence(request), tmp_path)

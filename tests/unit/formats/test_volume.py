@@ -14,8 +14,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from hub.errors import CaidxError, RejectedError, UnsuitableError
+from hub.formats.image import read_single_image
 from hub.formats.pixel_data import read_image
-from hub.formats.volume import Volume, read_single_image, read_volume
+from hub.formats.volume import Volume, read_volume
 from tests.unit.imaging import ct_dataset, ct_series, ct_slice, file_bytes
 
 ALL_SYNTAXES = "dicom/ct-chest-one-slice-all-syntaxes"
@@ -177,7 +178,6 @@ def test_sheared_slices_are_refused() -> None:
         ({"SeriesInstanceUID": "1.2.9"}, "more than one series"),
         ({"RescaleType": "US"}, "different units"),
         ({"RescaleSlope": None}, "no rescale slope"),
-        ({"NumberOfFrames": 2}, "multi-frame"),
         ({"PhotometricInterpretation": "RGB"}, "not a grey-scale image (RGB)"),
     ],
 )
