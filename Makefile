@@ -18,10 +18,10 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14 python
 # Arguments for the commands: make test ARGS='tests/unit -k audit', make demo ARGS=--json
 ARGS ?=
 
-.PHONY: help demo test check fmt bench bench-path soak lock clean peers
+.PHONY: help demo test check fmt bench bench-intake bench-path bench-restart soak lock clean peers
 
 help: ## this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed ## send two studies through a hub of its own and check what comes out
 	$(BIN)/caidx demo $(ARGS)
@@ -43,8 +43,14 @@ fmt: $(VENV)/.installed-dev ## format the code and mend what ruff can mend
 bench: peers $(VENV)/.installed-dev ## every benchmark; results in var/bench/
 	$(BIN)/python -m tests.bench $(ARGS)
 
+bench-intake: peers $(VENV)/.installed-dev ## instances/s and CPU beside DCMTK, Orthanc and pynetdicom
+	$(BIN)/python -m tests.bench intake $(ARGS)
+
 bench-path: peers $(VENV)/.installed-dev ## time from the last image to the report, beside a bare script
 	$(BIN)/python -m tests.bench path $(ARGS)
+
+bench-restart: peers $(VENV)/.installed-dev ## time from kill -9 to the next accepted association
+	$(BIN)/python -m tests.bench restart $(ARGS)
 
 soak: peers $(VENV)/.installed-dev ## the long tests: processes killed at random under load
 	$(PYTEST) -m soak --timeout 7200 $(ARGS)

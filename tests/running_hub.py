@@ -44,6 +44,8 @@ POLL_SECONDS = 0.05
 PACS, EHR, RESULTS = "pacs", "ehr", "results"
 """Names of the destinations: Orthanc, the FHIR server, a folder."""
 AE_TITLE = "CAIDX"
+POOL_BYTES = 16 << 20
+"""Less than the default: each start writes so many zeros."""
 
 _OPEN_REQUESTS = ("queued", "running", "retrying")
 _OPEN_DELIVERIES = ("pending", "retrying")
@@ -80,7 +82,7 @@ class HubOptions:
     workers: int = 1
     supervised: bool = True
     """One ``caidx serve`` that starts the roles, and starts them again when they die."""
-    roles: Sequence[str] = ("receiver", "worker", "web")
+    roles: Sequence[str] = ("receiver", "indexer", "worker", "web")
     """Without supervision: the roles to start."""
     sections: Sections = field(default_factory=dict)
     """Top-level sections of the configuration that replace this module's."""
@@ -110,12 +112,13 @@ class RunningHub:
 
     # --- life ------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start what does not run, and return when all of it is ready."""
+    def start(self, *, wait: bool = True) -> None:
+        """Start what does not run, and return when all of it is ready, or at once."""
         for name, command in self._commands().items():
             if name not in self._processes:
                 self._spawn(name, command)
-        self.wait_until_ready()
+        if wait:
+            self.wait_until_ready()
 
     def stop(self) -> None:
         """End in an orderly way."""
@@ -157,10 +160,12 @@ class RunningHub:
             return self._processes[role].pid
         kind, _, number = role.partition("-")
         serve = psutil.Process(self._processes["serve"].pid)
+        # The receiver is a copy of its parent, and has the same command line.
+        ending = serve.cmdline()[-2:] if kind == "receiver" else ["--role", kind]
         found = sorted(
             (child.create_time(), child.pid)
             for child in serve.children()
-            if child.cmdline()[-2:] == ["--role", kind]
+            if _command_line(child)[-2:] == ending
         )
         assert found, f"no process of the role {role} runs"
         return found[int(number or 1) - 1][1]
@@ -172,7 +177,7 @@ class RunningHub:
 
     def wait_until_ready(self) -> None:
         """Return when the source listens and as many workers as wanted are at work."""
-        wait_for(self._is_ready, "the hub to start", START_TIMEOUT, self.log_text)
+        wait_for(self.is_ready, "the hub to start", START_TIMEOUT, self.log_text)
 
     # --- in --------------------------------------------------------------------------------
 
@@ -266,7 +271,8 @@ class RunningHub:
 
     # --- how ---------------------------------------------------------------------------------
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether the source listens and as many workers as wanted are at work."""
         for name, process in self._processes.items():
             assert process.poll() is None, f"{name} ended at once:\n{self.log_text()}"
         running = self._processes
@@ -320,10 +326,15 @@ class RunningHub:
 
     @staticmethod
     def _end_group(process: subprocess.Popen[bytes]) -> None:
-        """The process and all that it started: they are a group of their own."""
+        """The process and all that it started: they are a group of their own. Returns when all
+        are gone, and so are their ports."""
+        children: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(process.pid).children(recursive=True)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_TIMEOUT)
+        psutil.wait_procs(children, STOP_TIMEOUT)
 
     def _configuration(self) -> dict[str, Any]:
         url = self.options.database_url
@@ -339,6 +350,7 @@ class RunningHub:
             "workers": {"count": self.options.workers, "heartbeat_seconds": 1.0},
             "web": {"port": self.http_port},
             "log": {"level": "debug"},
+            "storage": {"pool_bytes": POOL_BYTES},
             **self.options.sections,
         }
 

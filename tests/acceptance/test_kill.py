@@ -108,8 +108,8 @@ def hub(
     running = Processes(
         config, port, open_database(url), SegmentStore(data / "objects"), tmp_path / "hub.log"
     )
-    running.start("receiver")
-    running.start("worker-1")
+    for role in ("receiver", "indexer", "worker-1"):
+        running.start(role)
     if request.param == "postgresql":
         running.start("worker-2")
     yield running

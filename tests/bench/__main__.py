@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from tests.bench import path
+from tests.bench import intake, path, restart
 
-BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {"path": path.main}
+BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "intake": intake.main,
+    "path": path.main,
+    "restart": restart.main,
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ import onnxruntime
 import pydicom
 
 from connectors.dicom.requester import Peer, association, status_in
-from hub.bootstrap import ENCODERS
+from hub.bootstrap.worker import ENCODERS
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Evidence, Region
 from hub.domain.inference import (

@@ -81,6 +81,8 @@ COMPONENTS = Installed(
         "dicom": Connector(
             source_config=DicomListener,
             build_source=_never,
+            archive_config=DicomPeer,
+            build_archive=_never,
             destination_config=DicomPeer,
             build_destination=_never,
             accepts=(DocumentKind.SR, DocumentKind.SEG),

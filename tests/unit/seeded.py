@@ -56,7 +56,7 @@ def seed(database: Database) -> None:
                     study_instance_uid=ASSESSED,
                 ),
             )
-        for role in ("receiver", "worker"):
+        for role in ("receiver", "indexer", "worker"):
             register(connection, ProcessIdentity(f"h:{role}", "boot", 1, "1"), role, NOW)
 
 
