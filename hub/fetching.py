@@ -7,7 +7,7 @@ their own in the worker, and what is to be sent is a durable job with a time lim
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -86,8 +86,10 @@ class Fetching:
 
     def _ask(self, key: StudyKey, rule: AskRule) -> None:
         uid = key.study_instance_uid
+        with self.database.read() as connection:
+            ours = fetches.results_elsewhere(connection, uid)
         try:
-            number = self._number_of_instances(self._archive(rule.archive), uid)
+            number = self._number_of_instances(self._archive(rule.archive), uid, ours)
         except CaidxError as error:
             self._record_silence(key, rule, str(error))
             return
@@ -119,12 +121,12 @@ class Fetching:
             )
 
     @staticmethod
-    def _number_of_instances(archive: Archive, uid: str) -> int:
-        """0 where it does not know the study."""
+    def _number_of_instances(archive: Archive, uid: str, ours: Collection[str]) -> int:
+        """Without the hub's own results, ``ours``; 0 where it does not know the study."""
         for found in archive.find_studies(StudyQuery(study_instance_uid=uid), 1):
-            if found.number_of_instances is not None:
-                return found.number_of_instances
-            return len(archive.find_instances(uid))
+            if found.number_of_instances is None or ours:
+                return len(archive.find_instances(uid).keys() - set(ours))
+            return found.number_of_instances
         return 0
 
     # --- missing images --------------------------------------------------------------------------
@@ -195,10 +197,11 @@ class Fetching:
             return
         begun = self.journal.clock.now()
         with self.database.read() as connection:
-            held = fetches.held_instances(connection, uid)
+            not_wanted = fetches.held_instances(connection, uid)
+            not_wanted |= fetches.results_elsewhere(connection, uid)
         wanted: dict[str, list[str]] = defaultdict(list)
         for sop_instance_uid, series_instance_uid in archive.find_instances(uid).items():
-            if sop_instance_uid not in held:
+            if sop_instance_uid not in not_wanted:
                 wanted[series_instance_uid].append(sop_instance_uid)
         for series_instance_uid, uids in wanted.items():
             left = within - (self.journal.clock.now() - begun).total_seconds()

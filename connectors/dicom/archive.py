@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -16,23 +17,23 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined, unused-ignore]
     Verification,
 )
 
-from connectors.dicom.archive_answers import (
-    REMOTE_SERIES_KEYS,
-    REMOTE_STUDY_KEYS,
-    answers_query,
-    identifier,
-    remote_series,
-    remote_study,
-    text_of,
-)
+from connectors.dicom.archive_answers import identifier, text_of
 from connectors.dicom.archive_config import DicomArchiveConfig
 from connectors.dicom.requester import Peer, accepted, association, status_in
 from connectors.dicom.retrieval import Outcome, Received
 from connectors.dicom.status import SUCCESS
 from connectors.dicom.storage_classes import TRANSFER_SYNTAXES
 from hub.errors import CaidxError, RejectedError, TransientError
+from hub.formats.archive_answers import (
+    SERIES_KEYS,
+    STUDY_KEYS,
+    answers_query,
+    remote_series,
+    remote_study,
+)
 from hub.ports import ArchiveContext, RemoteSeries, RemoteStudy, StudyQuery
 
+_SOP_INSTANCE_UID = 0x00080018
 _FIND = StudyRootQueryRetrieveInformationModelFind
 _GET = StudyRootQueryRetrieveInformationModelGet
 _MOVE = StudyRootQueryRetrieveInformationModelMove
@@ -79,20 +80,21 @@ class DicomArchive:
         """
         asked = identifier(
             "STUDY",
-            REMOTE_STUDY_KEYS,
+            STUDY_KEYS,
             StudyInstanceUID=query.study_instance_uid,
             PatientID=query.patient_id,
             AccessionNumber=query.accession_number,
             StudyDate=query.study_date,
             ModalitiesInStudy=list(query.modalities_in_study) or "",
         )
-        found = (remote_study(answer) for answer in self._find(asked, limit))
+        found = (remote_study(partial(text_of, answer)) for answer in self._find(asked, limit))
         return [study for study in found if answers_query(study, query)]
 
     def find_series(self, study_instance_uid: str) -> Sequence[RemoteSeries]:
         """C-FIND at series level."""
-        asked = identifier("SERIES", REMOTE_SERIES_KEYS, StudyInstanceUID=study_instance_uid)
-        return [series for series in map(remote_series, self._find(asked)) if series is not None]
+        asked = identifier("SERIES", SERIES_KEYS, StudyInstanceUID=study_instance_uid)
+        found = (remote_series(partial(text_of, answer)) for answer in self._find(asked))
+        return [series for series in found if series is not None]
 
     def find_instances(self, study_instance_uid: str) -> Mapping[str, str]:
         """C-FIND at image level, once for each series (PS3.4 C.4.1.2.1: hierarchical search)."""
@@ -101,11 +103,11 @@ class DicomArchive:
             uid = series.series_instance_uid
             asked = identifier(
                 "IMAGE",
-                ("SOPInstanceUID",),
+                (_SOP_INSTANCE_UID,),
                 StudyInstanceUID=study_instance_uid,
                 SeriesInstanceUID=uid,
             )
-            uids = (text_of(answer, "SOPInstanceUID") for answer in self._find(asked))
+            uids = (text_of(answer, _SOP_INSTANCE_UID) for answer in self._find(asked))
             found |= {sop_instance_uid: uid for sop_instance_uid in uids if sop_instance_uid}
         return found
 

@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -13,21 +14,22 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-from connectors.dicomweb.archive_answers import (
-    NUMBER_OF_INSTANCES,
-    SERIES_FIELDS,
-    STUDY_FIELDS,
-    answers_query,
-    remote_series,
-    remote_study,
-    text_of,
-)
+from connectors.dicomweb.archive_answers import fields, text_of
 from connectors.dicomweb.archive_config import DicomWebArchiveConfig
 from connectors.dicomweb.http import Problem
 from connectors.dicomweb.multipart import MultipartReader
 from connectors.dicomweb.negotiation import MediaType, media_type_of
 from connectors.dicomweb.retrieval import RetrievedParts, Transfer
 from hub.errors import CaidxError, RejectedError, TransientError
+from hub.formats.archive_answers import (
+    NUMBER_OF_STUDY_RELATED_INSTANCES,
+    SERIES_INSTANCE_UID,
+    SERIES_KEYS,
+    STUDY_KEYS,
+    answers_query,
+    remote_series,
+    remote_study,
+)
 from hub.ports import ArchiveContext, RemoteSeries, RemoteStudy, StudyQuery
 
 _DICOM_JSON = "application/dicom+json"
@@ -36,7 +38,7 @@ _MOST_ANSWER_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 18
 _AT_ONCE = 1000
 """Answers of one request; further ones are asked for with an offset."""
-_SOP_INSTANCE, _SERIES = "00080018", "0020000E"
+_SOP_INSTANCE_UID = 0x00080018
 _Asked = Mapping[str, str | Sequence[str]]
 """Query parameters; several values are several parameters: not every server splits at commas."""
 _LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
@@ -63,28 +65,30 @@ class DicomWebArchive:
             "AccessionNumber": query.accession_number,
             "StudyDate": query.study_date,
             "ModalitiesInStudy": ",".join(query.modalities_in_study),
-            "includefield": STUDY_FIELDS,
+            "includefield": fields(STUDY_KEYS),
             "limit": str(limit),
         }
-        found = map(remote_study, self._search("studies", asked))
+        answers = self._search("studies", asked)
+        found = (remote_study(partial(text_of, answer)) for answer in answers)
         return [study for study in found if answers_query(study, query)][:limit]
 
     def find_series(self, study_instance_uid: str) -> Sequence[RemoteSeries]:
         """QIDO-RS, "Search for Series" of one study."""
-        fields = {"includefield": SERIES_FIELDS}
-        pages = self._pages(f"studies/{_segment(study_instance_uid)}/series", fields, _SERIES)
-        return [remote_series(answer) for answer in pages]
+        path = f"studies/{_segment(study_instance_uid)}/series"
+        answers = self._pages(path, {"includefield": fields(SERIES_KEYS)}, SERIES_INSTANCE_UID)
+        found = (remote_series(partial(text_of, answer)) for answer in answers)
+        return [series for series in found if series is not None]
 
     def find_instances(self, study_instance_uid: str) -> Mapping[str, str]:
         """QIDO-RS, "Search for Instances" of one study."""
-        fields = {"includefield": (_SOP_INSTANCE, _SERIES)}
+        asked = {"includefield": fields((_SOP_INSTANCE_UID, SERIES_INSTANCE_UID))}
         path = f"studies/{_segment(study_instance_uid)}/instances"
         return {
-            text_of(answer, _SOP_INSTANCE): text_of(answer, _SERIES)
-            for answer in self._pages(path, fields, _SOP_INSTANCE)
+            text_of(answer, _SOP_INSTANCE_UID): text_of(answer, SERIES_INSTANCE_UID)
+            for answer in self._pages(path, asked, _SOP_INSTANCE_UID)
         }
 
-    def _pages(self, path: str, asked: _Asked, key: str) -> Iterator[Mapping[str, Any]]:
+    def _pages(self, path: str, asked: _Asked, key: int) -> Iterator[Mapping[str, Any]]:
         """All answers: servers may give fewer than they were asked for (PS3.18 10.6.1.2.4), so
         only a page with nothing new is the last one."""
         seen: set[str] = set()
@@ -225,7 +229,10 @@ class DicomWebArchive:
             TransientError: no server, or something that is no QIDO-RS service.
         """
         try:
-            self._search("studies", {"limit": "1", "includefield": NUMBER_OF_INSTANCES})
+            self._search(
+                "studies",
+                {"limit": "1", "includefield": fields([NUMBER_OF_STUDY_RELATED_INSTANCES])},
+            )
         except CaidxError as error:
             raise TransientError(str(error)) from error
         return "answers QIDO-RS"

@@ -21,6 +21,8 @@ _UNDEFINED = 0xFFFFFFFF
 _HEAD, _LONG_HEAD = 8, 12
 """Bytes before the value: tag, VR and 16-bit length, or tag, VR, reserved and 32-bit length."""
 _FILE_META = 0x0002
+BEFORE_ALL = _FILE_META << 16 | 0xFFFF
+"""No data set has an element with this tag, or a smaller one."""
 _DELIMITERS = 0xFFFE
 _ITEM = 0xFFFEE000
 _ITEM_DELIMITATION = 0xFFFEE00D
@@ -88,7 +90,7 @@ def walk(
         RejectedError: it cannot be read, or a wanted element is there twice.
         MoreNeededError: only if not ``whole``.
     """
-    walker = _Walker(data, whole=whole)
+    walker = Walker(data, whole=whole)
     return walker.top_level(encoding, wanted, warnings, last=last)
 
 
@@ -100,22 +102,26 @@ def first_item(raw: bytes, encoding: Encoding, wanted: frozenset[int]) -> dict[i
     if (group << 16 | element) != _ITEM:
         return {}
     end = len(raw) if length == _UNDEFINED else _HEAD + length
-    walker = _Walker(raw[_HEAD:end], whole=True)
+    walker = Walker(raw[_HEAD:end], whole=True)
     return walker.top_level(encoding, wanted, [], inside_item=length == _UNDEFINED)
 
 
-class _Walker:
-    """One pass over one data set."""
+class Walker:
+    """One pass over one data set, in one go or in parts."""
 
-    __slots__ = ("_data", "_end", "_looked_at", "_whole")
+    __slots__ = ("_data", "_end", "_looked_at", "_whole", "position", "spans")
 
-    def __init__(self, data: Buffer, *, whole: bool) -> None:
+    def __init__(self, data: Buffer, *, whole: bool = True) -> None:
+        self.position = 0
+        """Of the element that is read next."""
+        self.spans: list[tuple[int, int, int]] | None = None
+        """(tag, where it begins, where the next one does) of each element; None: nobody asks."""
         self._data = data
         self._end = len(data)
         self._whole = whole
         self._looked_at = 0
 
-    def top_level(
+    def top_level(  # noqa: PLR0912 - see below
         self,
         encoding: Encoding,
         wanted: frozenset[int],
@@ -123,14 +129,16 @@ class _Walker:
         *,
         inside_item: bool = False,
         last: int = PIXEL_DATA - 1,
+        previous: int = BEFORE_ALL,
     ) -> dict[int, bytes]:
-        """Collect the wanted elements up to the pixel data, the end, or the item's delimiter."""
+        """Collect the wanted elements up to the pixel data, the end, or the item's delimiter.
+        It goes on at ``position``, behind an element with the tag ``previous``."""
         # This loop runs for every element of every received object: what is usual is written
         # out, what is rare is a call.
         data, end, found = self._data, self._end, dict[int, bytes]()
         explicit, big_endian = encoding.explicit, encoding.big_endian
         head, tag_length = _HEADS[big_endian].unpack_from, _TAG_LENGTHS[big_endian].unpack_from
-        position, previous, ordered = 0, _FILE_META << 16 | 0xFFFF, True
+        position, ordered, spans = self.position, True, self.spans
         for _ in range(MAX_ELEMENTS):
             if end - position < _HEAD:
                 self._must_be_the_end(position)
@@ -155,9 +163,12 @@ class _Walker:
                 raise self._runs_past_end(tag, position)
             if tag in wanted:
                 found[tag] = self._kept(tag, start, after)
+            if spans is not None:
+                spans.append((tag, position, after))
             position = after
         else:
             raise RejectedError(f"more than {MAX_ELEMENTS} elements")
+        self.position = position
         if not ordered:
             warnings.append("elements are not in ascending order of their tags")
         return found

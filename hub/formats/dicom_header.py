@@ -11,13 +11,11 @@ Elements are walked by `hub.formats.dicom_elements`, texts decoded by `hub.forma
 
 from __future__ import annotations
 
-import math
 import re
-import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from typing import Any
 
 from hub.domain.identity import PatientIdentity
 from hub.domain.study import Instance, Location
@@ -32,8 +30,9 @@ from hub.formats.dicom_elements import (
     tag_name,
     walk,
 )
-from hub.formats.dicom_text import CharacterSet
 from hub.formats.header_attributes import CODE_ATTRIBUTES, NUMBER_ATTRIBUTES, TEXT_ATTRIBUTES
+from hub.formats.header_outline import HeaderOutline
+from hub.formats.header_values import HeaderValues
 from hub.formats.part10 import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -141,8 +140,6 @@ _DECIMALS = {
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)*\Z")
 _LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9]")
 _MAX_UID_LENGTH = 64
-_INTEGER = re.compile(r"[+-]?[0-9]{1,12}\Z")
-_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +158,20 @@ class HeaderScan:
     """What was tolerated; no patient data."""
 
 
-def scan_header(data_set: Buffer, transfer_syntax_uid: str) -> HeaderScan:
+def scan_header(
+    data_set: Buffer, transfer_syntax_uid: str, outline: HeaderOutline | None = None
+) -> HeaderScan:
     """Read the header of an encoded data set, up to its pixel data (7FE0,0010).
 
     Supports Implicit VR Little Endian, Explicit VR Little and Big Endian, the deflated
     syntaxes and all encapsulated ones (PS3.5 annex A). UIDs follow PS3.5 9.1, except that
     leading zeros in a component are tolerated with a warning.
+
+    Args:
+        data_set: the encoded data set.
+        transfer_syntax_uid: how it is encoded.
+        outline: of the objects before, where this is one of many that are alike; the result is
+            the same with and without.
 
     Raises:
         RejectedError: the data set cannot be read, or a UID that identifies it is missing
@@ -176,6 +181,8 @@ def scan_header(data_set: Buffer, transfer_syntax_uid: str) -> HeaderScan:
     encoding = _encoding(transfer_syntax_uid)
     if transfer_syntax_uid in DEFLATED_TRANSFER_SYNTAXES:
         elements = _walk_deflated(data_set, encoding, warnings)
+    elif outline is not None:
+        elements = outline.walk(data_set, encoding, WANTED, warnings)
     else:
         elements = walk(data_set, encoding, WANTED, warnings)
     uids = {
@@ -256,7 +263,13 @@ def _required_uid(elements: Mapping[int, bytes], tag: int, name: str, warnings: 
 # --- from the scan to the domain ---------------------------------------------------------
 
 
-def instance_from_header(scan: HeaderScan, *, sha256: str, location: Location) -> Instance:
+def instance_from_header(
+    scan: HeaderScan,
+    *,
+    sha256: str,
+    location: Location,
+    like: tuple[HeaderScan, Instance] | None = None,
+) -> Instance:
     """The domain's view of a scanned data set.
 
     Texts are decoded by Specific Character Set (0008,0005). Numbers that are no numbers
@@ -268,59 +281,71 @@ def instance_from_header(scan: HeaderScan, *, sha256: str, location: Location) -
         scan: the scanned header.
         sha256: SHA-256 of the encoded data set, hexadecimal.
         location: where the Part 10 file lies.
+        like: the object before, where this is one of many that are alike: what has the same
+            bytes is not decoded again; the result is the same with and without.
     """
-    values = _Values(scan)
-    position = values.decimals(_IMAGE_POSITION_PATIENT, 3)
-    orientation = values.decimals(_IMAGE_ORIENTATION_PATIENT, 6)
-    spacing = values.decimals(_PIXEL_SPACING, 2)
-    thickness = values.decimals(_SLICE_THICKNESS, 1)
+    values = HeaderValues(scan.elements, scan.encoding)
+    changed = None if like is None else _changed(scan, *like)
+    attributes: Mapping[str, str]
+    if like is None or changed is None:
+        parts = {name: make(values) for name, (_, make) in _PARTS.items()}
+        attributes = _attributes(values, TEXT_ATTRIBUTES, NUMBER_ATTRIBUTES, CODE_ATTRIBUTES)
+    else:
+        before = like[1]
+        parts = {
+            name: getattr(before, name) if tags.isdisjoint(changed) else make(values)
+            for name, (tags, make) in _PARTS.items()
+        }
+        attributes = _changed_attributes(values, before, changed)
     return Instance(
         sop_instance_uid=scan.sop_instance_uid,
         sop_class_uid=scan.sop_class_uid,
         series_instance_uid=scan.series_instance_uid,
         study_instance_uid=scan.study_instance_uid,
         transfer_syntax_uid=scan.transfer_syntax_uid,
-        patient=_patient(values),
         sha256=sha256,
         location=location,
-        accession_number=values.text(_ACCESSION_NUMBER),
-        issuer_of_accession_number=_issuer_of_accession_number(scan, values),
-        modality=values.text(_MODALITY),
-        instance_number=values.integer(_INSTANCE_NUMBER),
-        rows=values.unsigned(_ROWS),
-        columns=values.unsigned(_COLUMNS),
-        number_of_frames=values.integer(_NUMBER_OF_FRAMES),
-        image_position_patient=(position[0], position[1], position[2]) if position else None,
-        image_orientation_patient=(
-            (
-                orientation[0],
-                orientation[1],
-                orientation[2],
-                orientation[3],
-                orientation[4],
-                orientation[5],
-            )
-            if orientation
-            else None
-        ),
-        pixel_spacing=(spacing[0], spacing[1]) if spacing else None,
-        slice_thickness=thickness[0] if thickness else None,
-        frame_of_reference_uid=values.text(_FRAME_OF_REFERENCE_UID),
-        attributes=_attributes(values),
+        attributes=attributes,
         warnings=(*scan.warnings, *values.warnings),
+        **parts,
     )
+
+
+def _changed(scan: HeaderScan, before: HeaderScan, instance: Instance) -> set[int] | None:
+    """Tags whose values are others than those of the object before; None where more differs than
+    values, or a value of that one could not be read."""
+    old, new = before.elements, scan.elements
+    if instance.warnings or scan.encoding != before.encoding or old.keys() != new.keys():
+        return None
+    changed = {tag for tag, raw in new.items() if old[tag] != raw}
+    return None if _SPECIFIC_CHARACTER_SET in changed else changed
+
+
+def _changed_attributes(
+    values: HeaderValues, before: Instance, changed: set[int]
+) -> Mapping[str, str]:
+    texts = {tag: TEXT_ATTRIBUTES[tag] for tag in changed & TEXT_ATTRIBUTES.keys()}
+    numbers = {tag: NUMBER_ATTRIBUTES[tag] for tag in changed & NUMBER_ATTRIBUTES.keys()}
+    if changed & CODE_ATTRIBUTES.keys():
+        return _attributes(values, TEXT_ATTRIBUTES, NUMBER_ATTRIBUTES, CODE_ATTRIBUTES)
+    if not (texts or numbers):
+        return before.attributes
+    attributes = dict(before.attributes)
+    for keyword in (*texts.values(), *numbers.values()):
+        attributes.pop(keyword, None)
+    return attributes | _attributes(values, texts, numbers, {})
 
 
 def identifying_texts(scan: HeaderScan) -> tuple[tuple[str, str], ...]:
     """(Name and tag, decoded text) of what tells one patient from another; empty where absent."""
-    values = _Values(scan)
+    values = HeaderValues(scan.elements, scan.encoding)
     return (
         ("PatientID (0010,0020)", values.text(_PATIENT_ID)),
         ("IssuerOfPatientID (0010,0021)", values.text(_ISSUER_OF_PATIENT_ID)),
     )
 
 
-def _patient(values: _Values) -> PatientIdentity:
+def _patient(values: HeaderValues) -> PatientIdentity:
     return PatientIdentity(
         patient_id=values.text(_PATIENT_ID),
         issuer_of_patient_id=values.text(_ISSUER_OF_PATIENT_ID),
@@ -330,29 +355,34 @@ def _patient(values: _Values) -> PatientIdentity:
     )
 
 
-def _attributes(values: _Values) -> dict[str, str]:
-    present = values.scan.elements
+def _attributes(
+    values: HeaderValues,
+    texts: Mapping[int, str],
+    numbers: Mapping[int, str],
+    codes: Mapping[int, str],
+) -> dict[str, str]:
+    """Of so many elements: tag -> key in ``Instance.attributes``."""
+    present = values.elements
     attributes: dict[str, str] = {}
-    for tag, keyword in TEXT_ATTRIBUTES.items():
+    for tag, keyword in texts.items():
         if tag in present:
             text = values.text(tag)
             if text and (tag not in _DECIMALS or values.decimals(tag, 1)):
                 attributes[keyword] = text
-    for tag, keyword in NUMBER_ATTRIBUTES.items():
+    for tag, keyword in numbers.items():
         number = values.unsigned(tag)
         if number is not None:
             attributes[keyword] = str(number)
-    for tag, keyword in CODE_ATTRIBUTES.items():
+    for tag, keyword in codes.items():
         if tag in present:
             attributes |= _code_attributes(values, tag, keyword)
     return attributes
 
 
-def _code_attributes(values: _Values, tag: int, keyword: str) -> dict[str, str]:
-    scan = values.scan
+def _code_attributes(values: HeaderValues, tag: int, keyword: str) -> dict[str, str]:
     try:
         item = first_item(
-            scan.elements[tag], scan.encoding, frozenset((_CODE_VALUE, _CODE_MEANING))
+            values.elements[tag], values.encoding, frozenset((_CODE_VALUE, _CODE_MEANING))
         )
     except RejectedError:
         values.warnings.append(f"{tag_name(tag)} cannot be read")
@@ -365,13 +395,13 @@ def _code_attributes(values: _Values, tag: int, keyword: str) -> dict[str, str]:
     }
 
 
-def _issuer_of_accession_number(scan: HeaderScan, values: _Values) -> str:
+def _issuer_of_accession_number(values: HeaderValues) -> str:
     """Local Namespace Entity ID, or else Universal Entity ID (PS3.3 Table 10-17)."""
-    raw = scan.elements.get(_ISSUER_OF_ACCESSION_NUMBER_SEQUENCE)
+    raw = values.elements.get(_ISSUER_OF_ACCESSION_NUMBER_SEQUENCE)
     if not raw:
         return ""
     try:
-        item = first_item(raw, scan.encoding, frozenset(_ENTITY_IDS))
+        item = first_item(raw, values.encoding, frozenset(_ENTITY_IDS))
     except RejectedError:
         values.warnings.append("IssuerOfAccessionNumberSequence (0008,0051) cannot be read")
         return ""
@@ -382,74 +412,56 @@ def _issuer_of_accession_number(scan: HeaderScan, values: _Values) -> str:
     return ""
 
 
-_SHORT_TEXT = 64
-"""Bytes of a text that is remembered."""
+_Part = tuple[frozenset[int], Callable[[HeaderValues], Any]]
 
 
-def _trimmed_text(specific_character_set: bytes, raw: bytes) -> tuple[str, bool]:
-    """Decoded, without padding; and whether every character could be decoded."""
-    text, clean = CharacterSet.of(specific_character_set).decode(raw)
-    if "\\" in text:
-        return "\\".join([part.strip(" \0") for part in text.split("\\")]), clean
-    return text.strip(" \0"), clean
+def _part(make: Callable[[HeaderValues], Any], *tags: int) -> _Part:
+    return frozenset(tags), make
 
 
-_short_text = lru_cache(maxsize=4096)(_trimmed_text)
+def _text(tag: int) -> _Part:
+    return _part(lambda values: values.text(tag), tag)
 
 
-class _Values:
-    """Raw values -> texts and numbers, with what could not be read noted."""
+def _integer(tag: int) -> _Part:
+    return _part(lambda values: values.integer(tag), tag)
 
-    __slots__ = ("_specific_character_set", "_us", "scan", "warnings")
 
-    def __init__(self, scan: HeaderScan) -> None:
-        self.scan = scan
-        self.warnings: list[str] = []
-        self._specific_character_set = scan.elements.get(_SPECIFIC_CHARACTER_SET, b"")
-        self._us = struct.Struct(">H" if scan.encoding.big_endian else "<H")
-        if CharacterSet.of(self._specific_character_set).unknown:
-            self.warnings.append("SpecificCharacterSet (0008,0005) has a term that is not known")
+def _unsigned(tag: int) -> _Part:
+    return _part(lambda values: values.unsigned(tag), tag)
 
-    def text(self, tag: int) -> str:
-        raw = self.scan.elements.get(tag)
-        return self.decoded(tag, raw) if raw else ""
 
-    def decoded(self, tag: int, raw: bytes) -> str:
-        if len(raw) <= _SHORT_TEXT:  # most are those of the slice before
-            text, clean = _short_text(self._specific_character_set, raw)
-        else:
-            text, clean = _trimmed_text(self._specific_character_set, raw)
-        if not clean:
-            self.warnings.append(f"{tag_name(tag)} has characters outside its character set")
-        return text
+def _decimals(tag: int, count: int) -> _Part:
+    return _part(lambda values: tuple(values.decimals(tag, count) or ()) or None, tag)
 
-    def integer(self, tag: int) -> int | None:
-        text = self.text(tag)
-        if not text:
-            return None
-        if _INTEGER.match(text):
-            return int(text)
-        self.warnings.append(f"{tag_name(tag)} is not an integer")
-        return None
 
-    def unsigned(self, tag: int) -> int | None:
-        raw = self.scan.elements.get(tag)
-        if not raw:
-            return None
-        if len(raw) != self._us.size:
-            self.warnings.append(f"{tag_name(tag)} is not one unsigned short")
-            return None
-        value: int = self._us.unpack(raw)[0]
-        return value
+def _thickness(values: HeaderValues) -> float | None:
+    found = values.decimals(_SLICE_THICKNESS, 1)
+    return found[0] if found else None
 
-    def decimals(self, tag: int, count: int) -> list[float] | None:
-        text = self.text(tag)
-        if not text:
-            return None
-        parts = text.split("\\")
-        if len(parts) == count and all(map(_DECIMAL.match, parts)):
-            numbers = [float(part) for part in parts]
-            if all(map(math.isfinite, numbers)):
-                return numbers
-        self.warnings.append(f"{tag_name(tag)} is not {count} finite number(s)")
-        return None
+
+_PARTS: Mapping[str, _Part] = {
+    "image_position_patient": _decimals(_IMAGE_POSITION_PATIENT, 3),
+    "image_orientation_patient": _decimals(_IMAGE_ORIENTATION_PATIENT, 6),
+    "pixel_spacing": _decimals(_PIXEL_SPACING, 2),
+    "slice_thickness": _part(_thickness, _SLICE_THICKNESS),
+    "patient": _part(
+        _patient,
+        _PATIENT_ID,
+        _ISSUER_OF_PATIENT_ID,
+        _PATIENT_NAME,
+        _PATIENT_BIRTH_DATE,
+        _PATIENT_SEX,
+    ),
+    "accession_number": _text(_ACCESSION_NUMBER),
+    "issuer_of_accession_number": _part(
+        _issuer_of_accession_number, _ISSUER_OF_ACCESSION_NUMBER_SEQUENCE
+    ),
+    "modality": _text(_MODALITY),
+    "instance_number": _integer(_INSTANCE_NUMBER),
+    "rows": _unsigned(_ROWS),
+    "columns": _unsigned(_COLUMNS),
+    "number_of_frames": _integer(_NUMBER_OF_FRAMES),
+    "frame_of_reference_uid": _text(_FRAME_OF_REFERENCE_UID),
+}
+"""Field of `Instance` -> (the elements that it is made of, how)."""

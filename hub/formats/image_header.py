@@ -12,6 +12,14 @@ MAXIMUM_PIXELS = 100_000_000
 """Largest rows x columns that is believed; a digital mammogram has 30 million."""
 MAXIMUM_FRAMES = 1 << 16
 """Most frames that are believed; a perfusion CT has 10,000."""
+MAXIMUM_VOXELS = 1 << 31
+"""Most voxels of one volume, checked before anything is allocated: 8000 slices of 512 x 512."""
+NATIVE_SYNTAXES = frozenset(
+    f"1.2.840.10008.1.2{suffix}" for suffix in ("", ".1", ".1.98", ".1.99", ".2")
+)
+"""Transfer syntaxes whose pixels are not compressed (PS3.5 A.1, A.2, A.3, A.5, A.7)."""
+PLAIN_SYNTAXES = NATIVE_SYNTAXES - {"1.2.840.10008.1.2.1.99"}
+"""Transfer syntaxes whose files are as long as their pixels at least."""
 COLOURS = frozenset(
     ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR"),
 )

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.errors import RejectedError, UnsuitableError
-from hub.formats.image_header import ImageHeader
+from hub.formats.image_header import NATIVE_SYNTAXES, ImageHeader
 from hub.formats.pixel_data import EncodedImage
 
 StoredValues = NDArray[np.int16] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.uint8]
 
-_NATIVE = frozenset(f"1.2.840.10008.1.2{suffix}" for suffix in ("", ".1", ".1.98", ".1.99", ".2"))
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG = {
     "1.2.840.10008.1.2.4.50": "JPEG Baseline",
@@ -37,8 +36,6 @@ _JPEG_2000 = {
     "1.2.840.10008.1.2.4.202": "High-Throughput JPEG 2000 with RPCL, Lossless",
     "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
 }
-PLAIN_SYNTAXES = _NATIVE - {"1.2.840.10008.1.2.1.99"}
-"""Transfer syntaxes whose files are as long as their pixels at least."""
 _REFUSED = {
     "1.2.840.10008.1.2.4.53": "progressive JPEG (retired, Process 6 & 8)",
     "1.2.840.10008.1.2.4.55": "progressive JPEG (retired, Process 10 & 12)",
@@ -66,7 +63,7 @@ def check_decodable(header: ImageHeader) -> None:
         UnsuitableError: the image is encoded in a way that is not read, with its name.
     """
     syntax = header.transfer_syntax_uid
-    if syntax in _NATIVE or syntax == _RLE or syntax in _JPEG | _JPEG_LS | _JPEG_2000:
+    if syntax in NATIVE_SYNTAXES or syntax == _RLE or syntax in _JPEG | _JPEG_LS | _JPEG_2000:
         return
     name = _REFUSED.get(syntax, f"transfer syntax {syntax}")
     raise UnsuitableError((f"the pixels are encoded as {name}, which is not read",))
@@ -95,7 +92,7 @@ def decoded_samples(image: EncodedImage) -> NDArray[Any]:
     """
     header = image.header
     check_decodable(header)
-    if image.compressed == (header.transfer_syntax_uid in _NATIVE):
+    if image.compressed == (header.transfer_syntax_uid in NATIVE_SYNTAXES):
         raise RejectedError("the pixel data is not encoded as the transfer syntax says")
     return _decompressed(image) if image.compressed else _native(image)
 

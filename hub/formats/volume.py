@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from highdicom import VolumeGeometry
 from numpy.typing import NDArray
 
 from hub.domain.finding import FramePlace
 from hub.errors import RejectedError, UnsuitableError
 from hub.formats.image import RescalePerPlane, frame_place, pair_of, rescale_of, value_range
-from hub.formats.image_header import ImageHeader
+from hub.formats.image_header import MAXIMUM_VOXELS, ImageHeader
 from hub.formats.pixel_codecs import check_decodable, decode_into, stored_dtype
 from hub.formats.pixel_data import EncodedImage, read_object
+from hub.ports import at_first_call
 
-MAXIMUM_VOXELS = 1 << 31
-"""Most voxels of one volume, checked before anything is allocated: 8000 slices of 512 x 512."""
 SAME_PLACE_MM = 1e-3
 """Slices nearer than this lie at the same position."""
 _COSINE_TOLERANCE = 1e-4
 _SHEAR_TOLERANCE = 0.1
 """Largest sideways drift over the whole volume, in pixels."""
+
+_volume_geometry = at_first_call("highdicom:VolumeGeometry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +306,7 @@ def _geometry(headers: list[ImageHeader], spacing: float) -> Any:
     affine[:3, 1] = column * between_rows
     affine[:3, 2] = row * between_columns
     affine[:3, 3] = first.image_position_patient
-    return VolumeGeometry(
+    return _volume_geometry(
         affine=affine,
         spatial_shape=(len(headers), first.rows, first.columns),
         coordinate_system="PATIENT",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from hub.domain.coding import Code
 from hub.errors import RejectedError, UnsuitableError
+from hub.formats.recording import Waveform
 
 READING_FAULTS = (
     ArithmeticError,
@@ -33,26 +33,6 @@ READING_FAULTS = (
 _MILLIVOLT_PER_UNIT = {"mV": 1.0, "uV": 0.001}
 _SAMPLE_TYPES = {"SB": "i1", "UB": "u1", "SS": "i2", "US": "u2", "SL": "i4", "UL": "u4"}
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
-
-
-@dataclass(frozen=True, slots=True)
-class Waveform:
-    """The channels of one multiplex group."""
-
-    millivolts: NDArray[np.float32] = field(repr=False)
-    """(channel, sample)"""
-    frequency_hz: float
-    leads: tuple[Code, ...]
-    """Channel source of each channel (CID 3001 for an ECG)."""
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    modality: str
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        return float(self.millivolts.shape[1] / self.frequency_hz)
 
 
 def read_waveform(data: bytes) -> Waveform:

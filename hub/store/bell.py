@@ -2,6 +2,9 @@
 
 A FIFO, so that any number of processes ring and none of them waits. What is lost, because nobody
 listened for long, is harmless: the indexer looks at every segment once in a while anyway.
+
+A ring is one line: the segment's name, a space, and up to which offset its records are durable;
+or the name alone, when the transfer adds nothing more to it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import os
 import select
 import threading
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hub.errors import TransientError
@@ -20,6 +24,34 @@ _MOST_AT_ONCE = 1 << 16
 """What a pipe holds."""
 
 
+@dataclass(slots=True)
+class Rings:
+    """What was heard."""
+
+    durable_to: dict[str, int] = field(default_factory=dict)
+    """Segment -> up to which offset its writer says that its records are durable; 0: it did not
+    say."""
+    ended: bool = False
+    """A transfer adds nothing more to one of them."""
+
+    def __bool__(self) -> bool:
+        return bool(self.durable_to)
+
+    @property
+    def segments(self) -> set[str]:
+        """The names of those that rang."""
+        return set(self.durable_to)
+
+    def add(self, line: str) -> None:
+        """One ring; what is none is dropped."""
+        segment, _, offset = line.partition(" ")
+        if not is_segment(segment):
+            return
+        durable_to = int(offset) if offset.isdecimal() else 0
+        self.durable_to[segment] = max(self.durable_to.get(segment, 0), durable_to)
+        self.ended |= not offset
+
+
 class Bell:
     """One process's end of the FIFO; opened at its first use. Thread-safe."""
 
@@ -28,30 +60,43 @@ class Bell:
         self._lock = threading.Lock()
         self._handle = -1
 
-    def ring(self, segment: str) -> None:
-        """Say that a segment has grown, or ended; never blocks, never fails."""
-        with suppress(OSError, TransientError):  # full, or not to be made now
-            os.write(self._opened(), segment.encode("ascii") + b"\n")
+    def ring(self, segment: str, durable_to: int | None = None) -> None:
+        """Say that a segment has grown; never blocks, never fails.
 
-    def wait(self, timeout: float) -> set[str]:
+        Args:
+            segment: its name.
+            durable_to: all records before this offset were synced; None: it ended.
+        """
+        line = segment if durable_to is None else f"{segment} {durable_to}"
+        with suppress(OSError, TransientError):  # full, or not to be made now
+            os.write(self._opened(), line.encode("ascii") + b"\n")
+
+    def wait(self, timeout: float, also: Rings | None = None) -> Rings:
         """The segments that grew since the last call; waits for the first one, at most so many
         seconds. For one thread of one process.
+
+        Args:
+            timeout: in seconds.
+            also: what was heard before, to which this is added.
 
         Raises:
             TransientError: the FIFO cannot be opened.
         """
+        rings = Rings() if also is None else also
         handle = self._opened()
         poll = select.poll()
         poll.register(handle, select.POLLIN)
         if not poll.poll(max(0.0, timeout) * 1000):
-            return set()
-        # Each name was written in one piece (PIPE_BUF), so no other end than that of the pipe's
-        # content cuts one in two; a piece is no name, and is dropped.
+            return rings
+        # Each line was written in one piece (PIPE_BUF), so no other end than that of what is read
+        # at once cuts one in two.
         try:
             found = os.read(handle, _MOST_AT_ONCE)
         except BlockingIOError:
-            return set()
-        return {name for name in found.decode("ascii", "replace").split("\n") if is_segment(name)}
+            return rings
+        for line in found.decode("ascii", "replace").split("\n"):
+            rings.add(line)
+        return rings
 
     def close(self) -> None:
         """Give the handle back; the next use opens it again."""

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hub.errors import TransientError
-from hub.ports import AFTER_COMMIT
+from hub.ports import AFTER_COMMIT, at_first_call
 
 VERSION_TABLE = "caidx_schema_version"
+SCHEMA_VERSION = "0002"
+"""The last of the migrations: what this program needs."""
+_ENGINE_SCHEMA, _ENGINE_VERSION_TABLE = "dbos", "dbos_migrations"
 _MIGRATIONS = Path(__file__).parent / "migrations"
+
+_alembic_config = at_first_call("alembic.config:Config")
+_upgrade = at_first_call("alembic.command:upgrade")
 
 
 def sqlite_url(path: Path) -> str:
@@ -117,23 +119,43 @@ def open_database(url: str, *, pool_size: int = 10) -> Database:
 
 
 def migrate(database: Database) -> None:
-    """Bring the schema to this version, whichever one it has; safe to call from several hosts."""
-    config = Config()
+    """Bring the schema to this version, whichever one it has; safe to call from several hosts.
+
+    Alembic is loaded only where there is something to do: it takes as long as all else here.
+    """
+    with database.read() as connection:
+        if _version_in(connection) == SCHEMA_VERSION:
+            return
+    config = _alembic_config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["engine"] = database.engine
     with _transient():
-        command.upgrade(config, "head")
+        _upgrade(config, "head")
 
 
-def schema_version(database: Database) -> tuple[str | None, str | None]:
+def schema_version(database: Database) -> tuple[str | None, str]:
     """(the database's version, the version this program needs)."""
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
     with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        return context.get_current_revision(), ScriptDirectory.from_config(
-            config
-        ).get_current_head()
+        return _version_in(connection), SCHEMA_VERSION
+
+
+def engine_schema_version(database: Database) -> int:
+    """The version of the job engine's tables; 0 where there are none. Asked here because to ask
+    the engine is to load it."""
+    schema = None if database.is_sqlite else _ENGINE_SCHEMA
+    with database.read() as connection:
+        if not sa.inspect(connection).has_table(_ENGINE_VERSION_TABLE, schema):
+            return 0
+        table = sa.table(_ENGINE_VERSION_TABLE, sa.column("version"), schema=schema)
+        return connection.execute(sa.select(table.c.version)).scalar() or 0
+
+
+def _version_in(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    name: sa.ColumnClause[str] = sa.column("version_num")
+    version = sa.select(name).select_from(sa.table(VERSION_TABLE))
+    return connection.execute(version).scalar()
 
 
 @contextmanager

@@ -268,7 +268,7 @@ class ExtentPool:
                 size = self._scarcest()
                 if size is None or not self._is_room_for(size):
                     return
-                if patiently and self._can_wait(size):
+                if patiently and self._can_wait():
                     return
                 self._make_ready(size)
 
@@ -347,10 +347,13 @@ class ExtentPool:
         missing = {s: there[s] / goal for s, goal in self._targets.items() if there[s] < goal}
         return min(missing, key=missing.__getitem__, default=None)
 
-    def _can_wait(self, size: int) -> bool:
-        """Whether somebody claims extents now, and enough of the scarcest are there."""
+    def _can_wait(self) -> bool:
+        """Whether somebody claims extents now, and finds enough: one class stands in for another
+        (`_ready_one`)."""
         busy = time.time() - (self._files.free / _MAKER).stat().st_mtime < _BUSY_SECONDS
-        return busy and self._free_extents()[size] >= _ENOUGH * self._targets[size]
+        ready = sum(size * count for size, count in self._free_extents().items())
+        goal = sum(size * count for size, count in self._targets.items())
+        return busy and ready >= _ENOUGH * goal
 
     def _free_extents(self) -> Counter[int]:
         names = [parse_free(entry.name) for entry in os.scandir(self._files.free)]

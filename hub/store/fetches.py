@@ -15,8 +15,10 @@ from hub.store.database import insert_new
 from hub.store.schema import (
     association_studies,
     associations,
+    documents,
     fetches,
     instances,
+    requests,
     studies,
     study_revisions,
 )
@@ -197,6 +199,18 @@ def held_instances(connection: sa.Connection, study_instance_uid: str) -> set[st
         instances.c.study_instance_uid == study_instance_uid
     )
     return set(connection.execute(query).scalars())
+
+
+def results_elsewhere(connection: sa.Connection, study_instance_uid: str) -> set[str]:
+    """SOP Instance UIDs of the hub's own results of a study that it does not hold as images: an
+    archive that got them counts them, and nobody will send them here."""
+    query = (
+        sa.select(documents.c.document_id)
+        .join(requests, requests.c.request_id == documents.c.request_id)
+        .where(requests.c.study_instance_uid == study_instance_uid)
+    )
+    made = set(connection.execute(query).scalars())
+    return made - held_instances(connection, study_instance_uid) if made else made
 
 
 def source_of(connection: sa.Connection, study_instance_uid: str) -> str:

@@ -112,6 +112,8 @@ class Round:
         self._rules = rules
         self._now = rules.clock.now()
         self._notes: list[_Note] = []
+        self.due: list[datetime] = []
+        """When studies are complete, unless something happens before."""
 
     def index(
         self, portions: Sequence[Portion], fresh: Sequence[tuple[str, SegmentHeader]]
@@ -133,16 +135,22 @@ class Round:
             self._add_to_study(study_instance_uid, by_study[study_instance_uid])
         instances.add(self._connection, [_row(one) for one in found if one.state is not None])
         for study_instance_uid in sorted(by_study):
-            studies.apply_expectations(self._connection, study_instance_uid, self._now)
+            if studies.apply_expectations(self._connection, study_instance_uid, self._now):
+                self.due.append(self._now)
         self._count_duplicates(found)
         for portion in portions:
             self._advance(portion)
 
-    def close(self, association_ids: Collection[str], *, anyway: Collection[str] = ()) -> list[str]:
+    def close(
+        self, association_ids: Mapping[str, datetime | None], *, anyway: Collection[str] = ()
+    ) -> list[str]:
         """Transfers of which nothing more is being written: their studies may be complete soon.
 
+        The quiet time counts from when the sender said that it was done, and not from now: the
+        index mark sees to it that nothing is complete before all is indexed that came until then.
+
         Args:
-            association_ids: those that end if a part of them said how.
+            association_ids: those that end if a part of them said how, and when it said so.
             anyway: those that end in any case.
 
         Returns:
@@ -160,7 +168,9 @@ class Round:
         ended.sort(key=lambda one: (one.study_instance_uid, one.association_id))
         for one in ended:
             if one.end is EndOfTransfer.RELEASED:
-                due_at = self._now + self._rules.quiet_times_of(one.sender.source).quiet
+                released_at = min(association_ids.get(one.association_id) or self._now, self._now)
+                due_at = released_at + self._rules.quiet_times_of(one.sender.source).quiet
+                self.due.append(due_at)
                 studies.bring_forward_after_release(
                     connection, one.study_instance_uid, due_at=due_at
                 )

@@ -37,12 +37,13 @@ class IndexMark:
         """
         nanoseconds = (at - _EPOCH) // timedelta(microseconds=1) * 1000
         try:
-            if not self.path.exists():  # nobody may see it with the time of its making
+            try:
+                os.utime(self.path, ns=(nanoseconds, nanoseconds))
+            except FileNotFoundError:  # nobody may see it with the time of its making
                 made = self.path.with_suffix(".making")
                 made.touch(mode=0o600)
-                os.utime(made, ns=(0, 0))
+                os.utime(made, ns=(nanoseconds, nanoseconds))
                 made.rename(self.path)
-            os.utime(self.path, ns=(nanoseconds, nanoseconds))
         except OSError as error:
             raise TransientError(f"cannot write a mark: {error.strerror}") from error
 

@@ -10,10 +10,11 @@ One indexer is active per object store; others stand by (``flock``).
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -22,7 +23,7 @@ import structlog
 from hub.errors import IntegrityError, TransientError
 from hub.ports import Health, HealthState
 from hub.store import transfers
-from hub.store.bell import Bell
+from hub.store.bell import Bell, Rings
 from hub.store.database import Database
 from hub.store.disk import make_folder
 from hub.store.index_batch import QuietTimes, Round, Rules, SegmentState
@@ -36,11 +37,15 @@ __all__ = ["Indexer", "QuietTimes", "Rules"]
 
 LINGER_SECONDS = 30.0
 """So long is waited for the next segment of a transfer whose last one says that it goes on."""
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.25
 """Between two rounds while nothing is left over: a transaction costs as much as many records, so
-they are gathered, at the price of this delay."""
-_TURN_SECONDS = 0.25
-"""How often the mark is set while nothing happens."""
+they are gathered, as long as nobody waits for the result."""
+_SLICE_SECONDS = 0.02
+"""How often it is asked meanwhile whether somebody waits."""
+_TURN_SECONDS, _BUSY_TURN_SECONDS = 0.25, 0.05
+"""How often the mark is set while nothing happens, and while studies may be arriving."""
+_BUSY_SECONDS = 60.0
+"""So long after the last object."""
 _DEAF_SECONDS = 0.3
 """After so long without listening, rings may have been lost."""
 _FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
@@ -70,7 +75,9 @@ class Indexer:
         self._followers: SegmentFollowers | None = None
         self._lingering: dict[str, float] = {}
         """Transfers of which no segment is followed -> until when one is waited for."""
-        self._heard_at = self._wrote_at = 0.0
+        self._heard_at = self._wrote_at = -math.inf
+        self._due: list[datetime] = []
+        """When studies are complete: then the mark has to be raised. Sorted."""
         self._delay = 0.0
         self._stopping = threading.Event()
         self._health = Health(HealthState.STARTING, "starts", rules.clock.now())
@@ -80,7 +87,8 @@ class Indexer:
     def turn(self) -> None:
         """One round, or a short wait; what fails is tried again in the next one."""
         try:
-            self.run_once(_TURN_SECONDS)
+            is_busy = time.monotonic() - self._wrote_at < _BUSY_SECONDS
+            self.run_once(_BUSY_TURN_SECONDS if is_busy else _TURN_SECONDS)
         except (TransientError, IntegrityError) as error:
             self._tell(HealthState.DEGRADED, f"waits: {error}")
             self._delay = min(max(self._delay * 2, _FIRST_DELAY), _MAX_DELAY)
@@ -175,18 +183,35 @@ class Indexer:
         """Wait for a ring or the next look; what was acknowledged before the moment that is
         returned is among what is ready to be read."""
         was_deaf = time.monotonic() - self._heard_at > _DEAF_SECONDS
-        wait = 0.0 if followers.has_ready else min(timeout, followers.seconds_to_look)
-        rung = self._bell.wait(wait)
-        if rung and not followers.has_ready:
-            self._stopping.wait(max(0.0, self._wrote_at + self._pause - time.monotonic()))
+        # Where the next study is overdue already, something else holds the mark back.
+        to_due = self._seconds_to_due() or _SLICE_SECONDS
+        wait = min(timeout, followers.seconds_to_look, to_due)
+        rings = self._bell.wait(0.0 if followers.has_ready else wait)
+        if rings and not followers.has_ready:
+            self._gather(rings)
         now = self._rules.clock.now()
-        rung |= self._bell.wait(0.0)
+        self._bell.wait(0.0, rings)
         self._heard_at = time.monotonic()
-        if rung:
-            followers.heard(rung)
+        if rings:
+            followers.heard(rings)
         if was_deaf or followers.seconds_to_look == 0.0:
             followers.look()
         return now
+
+    def _gather(self, rings: Rings) -> None:
+        """Wait for more to come, unless the last round was long ago, a transfer has ended, or a
+        study waits for the mark."""
+        while not rings.ended and self._seconds_to_due() > 0.0:
+            left = self._wrote_at + self._pause - time.monotonic()
+            if left <= 0.0 or self._stopping.wait(min(left, _SLICE_SECONDS)):
+                return
+            self._bell.wait(0.0, rings)
+
+    def _seconds_to_due(self) -> float:
+        """Until the next study waits for the mark."""
+        if not self._due:
+            return math.inf
+        return max(0.0, (self._due[0] - self._rules.clock.now()).total_seconds())
 
     def _commit(self, followers: SegmentFollowers, portions: Sequence[Portion]) -> None:
         for association_id in followers.associations() & self._lingering.keys():
@@ -208,13 +233,13 @@ class Indexer:
         """One transaction; only when it is over are the records behind us."""
         fresh = [(one.segment, one.header) for one in followers.unjoined()]
         ending = {one.segment for one in portions if one.end is not None}
-        ended = {one.header.association_id for one in portions if one.end is not None}
-        ended -= followers.associations(but=ending) | {""}
+        ended = _ended(portions, but=followers.associations(but=ending) | {""})
         with self._database.write() as connection:
             work = Round(connection, self._rules)
             work.index(portions, fresh)
             going_on = work.close(ended, anyway=expired)
             work.write_notes()
+        self._due = sorted({*self._due, *work.due})
         self._wrote_at = time.monotonic()
         followers.taken(portions)
         for association_id in expired:
@@ -236,7 +261,20 @@ class Indexer:
         behind = followers.behind()
         known = [moment for moment in behind if moment is not None]
         if len(known) == len(behind):
-            self._mark.set(min([now, *known]))
+            mark = min([now, *known])
+            self._mark.set(mark)
+            self._due = [due for due in self._due if due > mark]
+
+
+def _ended(portions: Sequence[Portion], *, but: Collection[str]) -> dict[str, datetime | None]:
+    """Transfers of which a part ended here -> when its writer said so last; without some."""
+    ended: dict[str, datetime | None] = {}
+    for one in portions:
+        association_id, at = one.header.association_id, one.ended_at
+        if one.end is not None and association_id not in but:
+            before = ended.get(association_id)
+            ended[association_id] = max(before, at) if before and at else before or at
+    return ended
 
 
 def _may_be_the_content(error: Exception) -> bool:

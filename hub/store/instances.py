@@ -9,8 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 
 from hub.domain.identity import PatientIdentity
 from hub.domain.study import (
@@ -23,7 +24,7 @@ from hub.domain.study import (
     StudyKey,
 )
 from hub.errors import RejectedError
-from hub.store.schema import associations, instances, studies, study_revisions
+from hub.store.schema import associations, instances, microseconds, studies, study_revisions
 
 _AT_ONCE = 500
 """Values in one IN (...)."""
@@ -88,10 +89,14 @@ def add(connection: sa.Connection, rows: Sequence[IndexRow]) -> None:
     """Index stored objects; those whose bytes are there already stay as they are."""
     if not rows:
         return
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(
-        insert(instances).on_conflict_do_nothing(), [_index_values(row) for row in rows]
-    )
+    if connection.dialect.name == "postgresql":
+        text = orjson.dumps([_index_values(row) for row in rows]).decode()
+        connection.execute(_INSERT_MANY, {"rows": text})
+    else:
+        values = [_index_values(row) for row in rows]
+        for one in values:
+            one["header"] = orjson.dumps(one["header"]).decode()
+        connection.exec_driver_sql(_INSERT, [tuple(one.values()) for one in values])
 
 
 def are_in(connection: sa.Connection, segment: str, study_instance_uid: str) -> bool:
@@ -190,7 +195,28 @@ def _first(texts: Iterable[str]) -> str:
     return next((text for text in texts if text), "")
 
 
-def _index_values(row: IndexRow) -> dict[str, object]:
+_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
+_NAMES = ", ".join(f'"{column.name}"' for column in instances.columns)
+_INSERT = (
+    f"INSERT INTO instances ({_NAMES}) VALUES ({', '.join('?' * len(instances.columns))})"  # noqa: S608 - names of ours
+    " ON CONFLICT DO NOTHING"
+)
+_TYPES = ", ".join(
+    f'"{column.name}" {column.type.compile(_POSTGRESQL)}' for column in instances.columns
+)
+_INSERT_MANY = sa.text(
+    f"INSERT INTO instances ({_NAMES}) SELECT {_NAMES}"  # noqa: S608 - names of ours
+    f" FROM json_to_recordset(CAST(:rows AS json)) AS rows ({_TYPES}) ON CONFLICT DO NOTHING"
+)
+"""All rows in one value: a driver's work for each single value costs more than the row."""
+
+
+def _index_values(row: IndexRow) -> dict[str, Any]:
+    """In the order of the columns.
+
+    A number that is not finite never gets here (`hub.formats.dicom_header`): JSON has none, and
+    it would become null.
+    """
     instance = row.instance
     return {
         "sop_instance_uid": instance.sop_instance_uid,
@@ -203,7 +229,7 @@ def _index_values(row: IndexRow) -> dict[str, object]:
         "segment": instance.location.segment,
         "offset": instance.location.offset,
         "length": instance.location.length,
-        "received_at": row.received_at,
+        "received_at": microseconds(row.received_at),
         "header": _header(instance),
     }
 

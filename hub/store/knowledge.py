@@ -19,6 +19,7 @@ from hub.ports import (
     CommitmentRequest,
     Expectation,
     ExpectationSource,
+    NamedSeries,
     ProcedureStep,
     ReferencedInstance,
 )
@@ -61,17 +62,7 @@ class StoreKnowledge:
             self._expect(connection, expectation)
 
     def _expect(self, connection: sa.Connection, expectation: Expectation) -> None:
-        studies.expect(connection, expectation, self.clock.now())
-        named = len(expectation.sop_instance_uids)
-        uid = expectation.study_instance_uid
-        self._journal(expectation.source.value).record(
-            connection,
-            "study.expected",
-            f"study:{uid}",
-            uid,
-            expected_instances=named or expectation.number_of_instances,
-            said_by=expectation.source.value,
-        )
+        record_expectation(connection, self._journal(expectation.source.value), expectation)
 
     def procedure_step(self, sop_instance_uid: str) -> ProcedureStep | None:
         """As hub.ports.Knowledge."""
@@ -88,7 +79,7 @@ class StoreKnowledge:
         values: dict[str, Any] = {
             "study_instance_uid": step.study_instance_uid,
             "status": step.status,
-            "performed_series": list(step.sop_instance_uids),
+            "performed_series": [[s.series_instance_uid, s.sop_instance_uids] for s in step.series],
             "changed_at": self.clock.now(),
         }
         steps = procedure_steps
@@ -245,9 +236,9 @@ class StoreKnowledge:
                 self._journal(request.source).alarm(
                     connection,
                     "commitment.unreachable",
-                    f"commitment:{request.transaction_uid}",
+                    f"ae:{request.calling_ae_title}",  # one alert for each peer
                     reason=reason,
-                    calling_ae_title=request.calling_ae_title,
+                    transaction_uid=request.transaction_uid,
                 )
 
     def _record(
@@ -265,6 +256,24 @@ class StoreKnowledge:
 
     def _journal(self, source: str) -> Journal:
         return Journal(self.clock, f"source:{source}")
+
+
+def record_expectation(
+    connection: sa.Connection, journal: Journal, expectation: Expectation
+) -> None:
+    """Keep what a study will consist of, hold it against what has arrived, and record who said
+    it: a study of which all is there is complete."""
+    studies.expect(connection, expectation, journal.clock.now())
+    named = len(expectation.sop_instance_uids)
+    uid = expectation.study_instance_uid
+    journal.record(
+        connection,
+        "study.expected",
+        f"study:{uid}",
+        uid,
+        expected_instances=named or expectation.number_of_instances,
+        said_by=expectation.source.value,
+    )
 
 
 def _is(request: CommitmentRequest) -> tuple[sa.ColumnElement[bool], ...]:
@@ -289,7 +298,7 @@ def _step(row: sa.Row[Any]) -> ProcedureStep:
         sop_instance_uid=row.sop_instance_uid,
         study_instance_uid=row.study_instance_uid,
         status=row.status,
-        sop_instance_uids=tuple(row.performed_series),
+        series=tuple(NamedSeries(uid, tuple(named)) for uid, named in row.performed_series),
     )
 
 

@@ -16,7 +16,8 @@ from enum import Enum, auto
 
 from hub.domain.study import Instance, Location
 from hub.errors import RejectedError
-from hub.formats.dicom_header import instance_from_header, scan_header
+from hub.formats.dicom_header import HeaderScan, instance_from_header, scan_header
+from hub.formats.header_outline import HeaderOutline
 from hub.formats.part10 import split_part10
 from hub.ports import EndOfTransfer
 from hub.store.objects import SegmentLog
@@ -42,6 +43,17 @@ _MADV_POPULATE_READ = 22
 """Linux 5.14, madvise(2); older kernels say EINVAL."""
 _EHWPOISON = 133
 _CANNOT_BE_READ = frozenset({errno.EFAULT, errno.EIO, _EHWPOISON})
+
+
+class Familiar:
+    """The object that was read before from the same log: most of the next one's header is the
+    same (`hub.formats.header_outline`)."""
+
+    __slots__ = ("before", "outline")
+
+    def __init__(self) -> None:
+        self.outline = HeaderOutline()
+        self.before: tuple[HeaderScan, Instance] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +90,19 @@ class Portion:
     """Where the next record begins, or will begin."""
     arrivals: list[Arrival] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
+    ended_at: datetime | None = None
+    """When its writer said ``end``."""
     end: str | None = None
     """`EndOfTransfer`, or ``CONTINUED``; None while the segment is being written."""
     more: bool = False
     """It was enough for this round, but not all that is there."""
     length: int = 0
     """Bytes of the objects."""
+    durable_to: int = 0
+    """Up to this offset the writer said that its records are durable."""
+    held: RecordHead | None = None
+    """The last record, if it may not be durable yet: it was left for later."""
+    familiar: Familiar = field(default_factory=Familiar, repr=False)
 
     @property
     def records(self) -> int:
@@ -128,15 +147,29 @@ class Share:
     """In bytes."""
 
 
-def read_portion(log: SegmentLog, header: SegmentHeader, offset: int, share: Share) -> Portion:
+def read_portion(
+    log: SegmentLog,
+    header: SegmentHeader,
+    offset: int,
+    share: Share,
+    *,
+    durable_to: int = 0,
+    familiar: Familiar | None = None,
+) -> Portion:
     """Whole records from an offset on.
 
     A record that is not whole yet is left for later while its writer lives. Without a living
     writer it is the end: nobody was told that the object had arrived.
+
+    So is the last object of a living writer until it is durable: where its sync fails, the writer
+    takes the record back, and the sender is told that the object was not stored. It is durable
+    when the writer says so (``durable_to``), or wrote another record behind it.
     """
-    portion = Portion(log.segment, header, offset)
+    portion = Portion(log.segment, header, offset, durable_to=durable_to)
+    portion.familiar = familiar or Familiar()
     stopped = _read(portion, log.log, share)
     if stopped is _Stopped.NO_MORE and not log.is_being_written():
+        portion.durable_to, portion.held = len(log.log), None
         stopped = _read(portion, log.log, share)  # what was written before the writer ended
         while stopped is _Stopped.NO_MORE and _skip_damage(portion, log.log):
             stopped = _read(portion, log.log, share)
@@ -160,12 +193,15 @@ def holds_records(log: SegmentLog, offset: int) -> bool:
     return _find_record(log.log, offset) is not None
 
 
-def _read(portion: Portion, log: memoryview, share: Share) -> _Stopped:
+def _read(portion: Portion, log: memoryview, share: Share) -> _Stopped:  # noqa: PLR0911 - one for each way to stop
     while True:
         if not is_readable(log, portion.until, portion.until + RECORD_HEADER_SIZE):
             return _unreadable(portion, None)
         record = read_record_header(log, portion.until)
         if record is None:
+            return _Stopped.NO_MORE
+        if _may_be_taken_back(portion, log, record):
+            portion.held = record
             return _Stopped.NO_MORE
         if not is_readable(log, record.payload_start, record.end):
             return _unreadable(portion, record)
@@ -175,7 +211,7 @@ def _read(portion: Portion, log: memoryview, share: Share) -> _Stopped:
                 return _Stopped.NO_MORE
             _note(portion, DAMAGED, "a record is not as it was written")
         elif record.kind is RecordKind.END:
-            portion.end = _end_in(payload)
+            portion.end, portion.ended_at = _end_in(payload), record.received_at
         else:
             if len(portion.arrivals) >= share.records or portion.length >= share.length:
                 return _Stopped.ENOUGH
@@ -184,6 +220,14 @@ def _read(portion: Portion, log: memoryview, share: Share) -> _Stopped:
         portion.until = record.end
         if portion.end is not None:
             return _Stopped.END
+
+
+def _may_be_taken_back(portion: Portion, log: memoryview, record: RecordHead) -> bool:
+    if record.kind is RecordKind.END or record.end <= portion.durable_to:
+        return False
+    if not is_readable(log, record.end, record.end + RECORD_HEADER_SIZE):
+        return False  # what lies behind it is damaged: this is not the last one
+    return read_record_header(log, record.end) is None
 
 
 def is_readable(log: memoryview, start: int, end: int) -> bool:
@@ -213,7 +257,7 @@ def _unreadable(portion: Portion, record: RecordHead | None) -> _Stopped:
 def _take(portion: Portion, record: RecordHead, payload: memoryview) -> None:
     location = Location(portion.segment, record.payload_start, record.length)
     try:
-        instance = understand(payload, location)
+        instance = understand(payload, location, portion.familiar)
     except RejectedError as error:
         _note(portion, UNREADABLE, str(error))
     except (ValueError, LookupError, ArithmeticError, struct.error) as error:
@@ -227,7 +271,9 @@ def _take(portion: Portion, record: RecordHead, payload: memoryview) -> None:
             _note(portion, UNREADABLE, "the object belongs to another study than its segment")
 
 
-def understand(part10_file: memoryview, location: Location) -> Instance:
+def understand(
+    part10_file: memoryview, location: Location, familiar: Familiar | None = None
+) -> Instance:
     """What the index keeps of an object, from its Part 10 file as the hub writes it.
 
     Raises:
@@ -238,9 +284,12 @@ def understand(part10_file: memoryview, location: Location) -> Instance:
     start = _FIRST_META_END + _LENGTH.unpack_from(part10_file, _GROUP_LENGTH_AT)[0]
     transfer_syntax_uid, _ = split_part10(bytes(part10_file[:start]))
     data_set = part10_file[start:]
-    scan = scan_header(data_set, transfer_syntax_uid)
+    known = familiar or Familiar()
+    scan = scan_header(data_set, transfer_syntax_uid, known.outline)
     sha256 = hashlib.sha256(data_set).hexdigest()
-    return instance_from_header(scan, sha256=sha256, location=location)
+    instance = instance_from_header(scan, sha256=sha256, location=location, like=known.before)
+    known.before = scan, instance
+    return instance
 
 
 def _end_in(payload: memoryview) -> str:

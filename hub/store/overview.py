@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from hub.domain.audit import AuditEvent
 from hub.domain.delivery import DeliveryState
-from hub.store import audit
+from hub.store import audit, inquiries
 from hub.store.database import Database
+from hub.store.inquiries import ExpectationRow, FetchRow, PriorsRow
 from hub.store.schema import (
     alerts,
     association_studies,
@@ -195,11 +196,17 @@ class StudyTimeline:
     deliveries: tuple[DeliveryRow, ...]
     alerts: tuple[AlertRow, ...]
     events: tuple[AuditEvent, ...]
+    expectations: tuple[ExpectationRow, ...]
+    fetches: tuple[FetchRow, ...]
+    priors: tuple[PriorsRow, ...]
 
     @property
     def explanation(self) -> tuple[str, ...]:
-        """Why AI was, or wasn't, run on each revision, in plain words."""
-        return tuple(line for row in self.revisions for line in _explained(self, row))
+        """Why AI was, or wasn't, run on each revision, and what others said, in plain words."""
+        said = inquiries.in_words(
+            self.revisions[0].study_instance_uid, self.expectations, self.fetches, self.priors
+        )
+        return (*(line for row in self.revisions for line in _explained(self, row)), *said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +347,9 @@ def study_timeline(database: Database, study_instance_uid: str) -> StudyTimeline
                 AlertRow,
             ),
             events=tuple(audit.events(database, limit=_TIMELINE_EVENTS, study_instance_uid=uid)),
+            expectations=inquiries.expectations_of(connection, uid),
+            fetches=inquiries.fetches_for(connection, uid),
+            priors=inquiries.priors_of(connection, uid),
         )
 
 

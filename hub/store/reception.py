@@ -4,8 +4,11 @@ Nothing here knows a database: the segment is the log, and the indexer follows i
 writes one segment for each study at a time, and the next, larger one when that is full.
 
 A transfer keeps few segments open. What it puts away ends with ``continued``: whatever else comes
-of that study lies in another segment of the same association. So ``released`` or ``aborted``, in
-any segment of an association, is the end of all its studies, and the last thing that it writes.
+of that study lies in another segment of the same association. ``released`` or ``aborted`` is the
+last thing that it writes, into each segment that is open then: the end of all its studies. A
+segment that breaks, because a write to it failed, gets no end; what failed may come again, perhaps
+in another transfer. So for the indexer the whole transfer then counts as aborted
+(`hub.store.transfers.note_end`), and its studies wait for stragglers.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ OPEN_SEGMENTS = 8
 
 _LONGEST_TEXT = 64
 """VR LO (PS3.5 6.2). A patient ID is never shortened: that could make it another patient's."""
+_LARGEST_ON_PROMISE = EXTENT_CLASSES[2]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_SENDER_TEXT = 256
 """Characters of what describes the sender, in a segment's header."""
@@ -91,6 +95,7 @@ class StudyReception:
         self._sizes: dict[str, int] = {}
         """Size of the last extent, by study."""
         self._last_study = ""
+        self._stored_bytes = 0
         self._closed = False
         self._lock = threading.Lock()
 
@@ -110,7 +115,8 @@ class StudyReception:
         writer = self._writer(study, len(prefix) + len(data_set))
         writer.append(prefix, data_set, self._intake.clock.now())
         self._last_study = study
-        self._intake.bell.ring(writer.segment)
+        self._stored_bytes += len(data_set)
+        self._intake.bell.ring(writer.segment, writer.end)
 
     def spool(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
@@ -153,11 +159,26 @@ class StudyReception:
         writer = self._open.get(study)
         if writer is None or not writer.is_open or not writer.has_room(length):
             needed, pool = bytes_needed(length), self._intake.pool
-            extent = pool.claim(needed, self._sizes.get(study, 0))
+            extent = pool.claim(needed, self._room_for_the_rest(study))
             writer = SegmentWriter(extent, self._header(study), pool.disk)
             self._adopt(study, writer)
         self._open.move_to_end(study)
         return writer
+
+    def _room_for_the_rest(self, study: str) -> int:
+        """What the extent that is claimed for a study should be larger than, in bytes.
+
+        The one before, if nobody knows what is to come. If the sender said it, and as long as it
+        is all of one study: the extent that will be filled to a third at least. A promise alone
+        gets no more than an ordinary transfer in its third extent.
+        """
+        before = self._sizes.get(study, 0)
+        rest = self._sender.announced_bytes - self._stored_bytes
+        if rest <= 0 or self._sizes.keys() - {study}:
+            return before
+        largest = max(_LARGEST_ON_PROMISE, 4 * before)
+        useful = [size for size in EXTENT_CLASSES if size <= min(3 * rest, largest)]
+        return max(useful, default=EXTENT_CLASSES[0]) - 1
 
     def _adopt(self, study: str, writer: SegmentWriter) -> None:
         """Go on in another segment; the study's last one, or the one used longest ago, ends."""
@@ -166,7 +187,7 @@ class StudyReception:
             _, before = self._open.popitem(last=False)
         if before is not None:
             before.close(CONTINUED, self._intake.clock.now())
-            self._intake.bell.ring(before.segment)
+            self._intake.bell.ring(before.segment, before.end)
         self._open[study] = writer
         self._last_study = study
         if writer.size in EXTENT_CLASSES:
@@ -174,7 +195,7 @@ class StudyReception:
 
     def _adopt_stored(self, study: str, writer: SegmentWriter) -> None:
         self._adopt(study, writer)
-        self._intake.bell.ring(writer.segment)
+        self._intake.bell.ring(writer.segment, writer.end)
 
     def _for_the_end_alone(self) -> list[SegmentWriter]:
         """The segments that could have told the end broke: one that holds nothing else."""

@@ -16,6 +16,11 @@ from sqlalchemy.types import TypeDecorator
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def microseconds(at: datetime) -> int:
+    """Since 1970, UTC: how a moment is kept."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
 class UtcTime(TypeDecorator[datetime]):
     """A moment in UTC, kept as microseconds since 1970 so that both databases compare it alike."""
 
@@ -23,7 +28,7 @@ class UtcTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002
-        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+        return None if value is None else microseconds(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         return None if value is None else _EPOCH + timedelta(microseconds=int(value))
@@ -126,10 +131,12 @@ expectations = sa.Table(
     sa.Column("source", sa.String(32), primary_key=True),
     sa.Column("number_of_instances", sa.Integer),
     sa.Column("sop_instance_uids", sa.JSON, nullable=False),
+    sa.Column("series", sa.JSON, nullable=False),
     sa.Column("learned_at", UtcTime, nullable=False),
 )
 """What a study will consist of, by who says so (hub.ports.ExpectationSource); it may be known
-before the first image."""
+before the first image. ``series``: [series UID, [SOP Instance UID, ...]] of each series whose
+instances are named."""
 
 fetches = sa.Table(
     "fetches",
@@ -177,7 +184,8 @@ procedure_steps = sa.Table(
     sa.Column("performed_series", sa.JSON, nullable=False),
     sa.Column("changed_at", UtcTime, nullable=False),
 )
-"""Modality Performed Procedure Steps (PS3.4 annex F): status and the instances that they made."""
+"""Modality Performed Procedure Steps (PS3.4 annex F): status and what they made, as
+``expectations.series``."""
 
 study_revisions = sa.Table(
     "study_revisions",

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from hub.errors import IntegrityError
 from hub.ports import EndOfTransfer
-from hub.store.log_reader import DAMAGED, Flaw, Portion, Share, backlog, holds_records, read_portion
+from hub.store.bell import Rings
+from hub.store.log_reader import (
+    DAMAGED,
+    Familiar,
+    Flaw,
+    Portion,
+    Share,
+    backlog,
+    holds_records,
+    read_portion,
+)
 from hub.store.objects import SegmentStore
-from hub.store.segment_format import HEADER_SIZE, SegmentHeader
+from hub.store.segment_format import HEADER_SIZE, RecordHead, SegmentHeader
 from hub.store.segment_names import path_of
 from hub.store.segment_watch import SegmentWatch
 
 LOOK_SECONDS = 1.0
 """How often every segment is looked at, whether the bell rang or not."""
 SHARE = Share(records=64, length=64 << 20)
-"""What a round takes of one segment, so that no transfer waits for another."""
-RECORDS_PER_ROUND = 256
+"""What a round takes at least of one segment, so that no transfer waits for another."""
+RECORDS_PER_ROUND, BYTES_PER_ROUND = 256, 128 << 20
+RING_LOST_SECONDS = 1.0
+"""So long the last record of a living writer waits for its ring; then the ring was lost, or the
+sync hangs. A sync that fails later is one that the indexer's own sync of the same file, whose
+handle is older than the failure, reports too (fsync(2), errseq_t): nothing is indexed then."""
 _LOCKS_PER_LOOK = 100
 """Of segments in which nothing happens: so many are asked whether their writers live."""
 _NOBODY = SegmentHeader("", "", "", "", "", "", "", 0.0)
@@ -47,6 +61,12 @@ class Follower:
     """The database knows the segment."""
     indexed_to: datetime | None = None
     """When the last object that is indexed was received."""
+    durable_to: int = 0
+    """Its writer said so."""
+    held: RecordHead | None = None
+    """The last record, while it may not be durable; and since when that is known."""
+    held_since: float = 0.0
+    familiar: Familiar = field(default_factory=Familiar)
 
 
 class SegmentFollowers:
@@ -98,18 +118,23 @@ class SegmentFollowers:
         return {one.header.association_id for one in followers if one.segment not in but}
 
     def behind(self) -> list[datetime | None]:
-        """Of each segment that was not read to its end: ``Follower.indexed_to``."""
-        return [self._followers[segment].indexed_to for segment in self._ready]
+        """Of each segment that was not read to its end: before when all of it is indexed; None
+        where that is not known."""
+        ready = [self._followers[segment].indexed_to for segment in self._ready]
+        followers = self._followers.values()
+        return ready + [one.held.received_at for one in followers if one.held is not None]
 
     # --- what there is -----------------------------------------------------------------------
 
-    def heard(self, rung: Collection[str]) -> None:
+    def heard(self, rings: Rings) -> None:
         """Somebody wrote to these."""
-        known = rung & self._followers.keys()
-        if len(known) < len(rung):
-            self.find_new()
-            known = rung & self._followers.keys()
-        self._ready |= dict.fromkeys(known)
+        rung = rings.segments
+        if not rung <= self._followers.keys():
+            self._follow(self._watch.met(rung))
+        for segment in rung & self._followers.keys():
+            follower = self._followers[segment]
+            follower.durable_to = max(follower.durable_to, rings.durable_to[segment])
+            self._ready[segment] = None
 
     def find_new(self) -> None:
         """Follow the segments that came into use."""
@@ -126,7 +151,8 @@ class SegmentFollowers:
         asked = silent[self._asked : self._asked + _LOCKS_PER_LOOK]
         self._asked = self._asked + len(asked) if len(asked) == _LOCKS_PER_LOOK else 0
         dead = [segment for segment in asked if not self._is_being_written(segment)]
-        self._ready |= dict.fromkeys((*changed, *dead))
+        held = [one.segment for one in self._followers.values() if one.held is not None]
+        self._ready |= dict.fromkeys((*changed, *dead, *held))
         self._measure_lag()
 
     def _follow(self, segments: Iterable[str]) -> None:
@@ -178,24 +204,36 @@ class SegmentFollowers:
 
     def read(self) -> list[Portion]:
         """What is next, of every segment a part; durable. ``taken`` tells that it is indexed."""
-        portions, left = [], RECORDS_PER_ROUND
-        for segment in list(self._ready):
+        portions, left, ready = list[Portion](), RECORDS_PER_ROUND, list(self._ready)
+        records = max(SHARE.records, RECORDS_PER_ROUND // max(1, len(ready)))
+        length = max(SHARE.length, BYTES_PER_ROUND // max(1, len(ready)))
+        for segment in ready:
             if left <= 0:
                 break
-            share = replace(SHARE, records=min(SHARE.records, left))
-            portion = self._portion(self._followers[segment], share)
-            if portion.is_news(self._followers[segment].offset):
+            share = Share(min(records, left), length)
+            follower = self._followers[segment]
+            portion = self._portion(follower, share)
+            if portion.is_news(follower.offset):
                 portions.append(portion)
                 left -= len(portion.arrivals)
             else:
                 del self._ready[segment]
+            if not _holds(follower, portion.held):
+                self._ready[segment] = None
         return portions
 
     def _portion(self, follower: Follower, share: Share) -> Portion:
         self._watch.about_to_read(follower.segment)
         try:
             with self._objects.open_log(follower.segment) as log:
-                portion = read_portion(log, follower.header, follower.offset, share)
+                portion = read_portion(
+                    log,
+                    follower.header,
+                    follower.offset,
+                    share,
+                    durable_to=follower.durable_to,
+                    familiar=follower.familiar,
+                )
                 if portion.is_news(follower.offset):
                     log.sync()
         except IntegrityError:
@@ -222,6 +260,19 @@ class SegmentFollowers:
                 self._watch.forget(portion.segment)
             elif portion.more:
                 self._ready[portion.segment] = None
+
+
+def _holds(follower: Follower, held: RecordHead | None) -> bool:
+    """Remember a record that may not be durable; False for one that nobody took back for long:
+    its ring was lost."""
+    now = time.monotonic()
+    if held is None or follower.held is None or held.end != follower.held.end:
+        follower.held_since = now
+    elif now - follower.held_since > RING_LOST_SECONDS:
+        follower.durable_to, follower.held = held.end, None
+        return False
+    follower.held = held
+    return True
 
 
 def _without_header(portion: Portion) -> Portion:

@@ -45,6 +45,17 @@ class SegmentWatch:
             self._folders[folder] = at if looked_at - at > _SETTLED_NS else 0
         return new
 
+    def met(self, segments: Iterable[str]) -> set[str]:
+        """Those that were not there at the last call; that they are there, somebody said."""
+        new: set[str] = set()
+        for segment in segments:
+            folder = str(path_of(self._root, segment).parent)
+            names = self._names.get(folder, frozenset())
+            if segment not in names:
+                self._names[folder] = names | {segment}
+                new.add(segment)
+        return new
+
     def changed(self, segments: Iterable[str]) -> list[str]:
         """Those that may hold more than when they were read to their end."""
         return [

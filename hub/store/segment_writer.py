@@ -53,6 +53,11 @@ class SegmentWriter:
         self._open = True
 
     @property
+    def end(self) -> int:
+        """Where the log ends; all before it is durable."""
+        return self._end
+
+    @property
     def is_open(self) -> bool:
         """Whether it takes records: neither ended nor broken."""
         return self._open

@@ -14,20 +14,27 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from hub.domain.study import EvidenceKind, StudyKey
+from hub.ports import ExpectationSource
 from hub.store.schema import (
     associations,
+    expectations,
     instances,
+    procedure_steps,
     studies,
     study_revisions,
 )
 
 SERIES_SCOPE = "series"
-NEXT_SERIES, RELEASED, QUIET = (
+_COMPLETED, _IN_PROGRESS = "COMPLETED", "IN PROGRESS"
+"""Performed Procedure Step Status (0040,0252)."""
+NAMED, NEXT_SERIES, RELEASED, QUIET = (
+    "named-instances",
     "next-series",
     "association-released",
     "quiet-time",
 )
-"""What says that a series is complete, in order of trust."""
+"""What says that a series is complete, in order of trust. Where somebody names its instances
+(``named_series``), only silence makes it complete without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +114,15 @@ def complete_series(
         last[row.series_instance_uid] = max(row.last, last.get(row.series_instance_uid, row.last))
         if row.closed_at is None or row.end != "released":
             open_transfers.add(row.association_id)
+    lacking = _lacking(connection, study_instance_uid)
     found: dict[str, str] = {}
     for uid, at in sorted(last.items()):
+        if uid in lacking:
+            if not lacking[uid]:
+                found[uid] = NAMED
+            elif now - at >= times.quiet:
+                found[uid] = QUIET
+            continue
         transfers = [t for t, series in by_transfer.items() if uid in series]
         gone_on = any(
             moment > at
@@ -123,6 +137,50 @@ def complete_series(
         elif now - at >= times.quiet:
             found[uid] = QUIET
     return found
+
+
+def named_series(connection: sa.Connection, study_instance_uid: str) -> dict[str, frozenset[str]]:
+    """Series -> its SOP Instance UIDs, where a procedure step that was COMPLETED, or an
+    availability notification, names them. What a step in progress works on is not known yet."""
+    steps = connection.execute(
+        sa.select(procedure_steps.c.status, procedure_steps.c.performed_series).where(
+            procedure_steps.c.study_instance_uid == study_instance_uid
+        )
+    ).all()
+    notified = connection.execute(
+        sa.select(expectations.c.series).where(
+            expectations.c.study_instance_uid == study_instance_uid,
+            expectations.c.source == ExpectationSource.AVAILABILITY_NOTIFICATION.value,
+        )
+    ).scalars()
+    made: dict[str, list[tuple[str, list[str]]]] = {
+        status: [] for status in (_COMPLETED, _IN_PROGRESS)
+    }
+    for step in steps:
+        made.setdefault(step.status, []).extend(step.performed_series)
+    named: dict[str, frozenset[str]] = {}
+    for series, uids in [*made[_COMPLETED], *(pair for said in notified for pair in said)]:
+        named[series] = named.get(series, frozenset()).union(uids)
+    growing = {series for series, _ in made[_IN_PROGRESS]}
+    return {series: uids for series, uids in named.items() if uids and series not in growing}
+
+
+def _lacking(connection: sa.Connection, study_instance_uid: str) -> dict[str, frozenset[str]]:
+    """Series whose instances are named -> those of them that are not there."""
+    named = named_series(connection, study_instance_uid)
+    if not named:
+        return {}
+    there: dict[str, set[str]] = defaultdict(set)
+    rows = connection.execute(
+        sa.select(instances.c.series_instance_uid, instances.c.sop_instance_uid).where(
+            instances.c.study_instance_uid == study_instance_uid,
+            instances.c.state == "current",
+            instances.c.series_instance_uid.in_(named),
+        )
+    )
+    for row in rows:
+        there[row.series_instance_uid].add(row.sop_instance_uid)
+    return {series: uids - there[series] for series, uids in named.items()}
 
 
 def close_early(

@@ -126,6 +126,7 @@ def expect(connection: sa.Connection, expectation: Expectation, at: datetime) ->
     values = {
         "number_of_instances": expectation.number_of_instances,
         "sop_instance_uids": list(dict.fromkeys(expectation.sop_instance_uids)),
+        "series": [[one.series_instance_uid, one.sop_instance_uids] for one in expectation.series],
         "learned_at": at,
     }
     if not insert_new(connection, expectations, **keys, **values):
@@ -137,29 +138,33 @@ def expect(connection: sa.Connection, expectation: Expectation, at: datetime) ->
     apply_expectations(connection, expectation.study_instance_uid, at)
 
 
-def apply_expectations(connection: sa.Connection, study_instance_uid: str, at: datetime) -> None:
+def apply_expectations(connection: sa.Connection, study_instance_uid: str, at: datetime) -> bool:
     """Hold what is known of a study against what has arrived: a study of which all is there is
     due at once (the strongest evidence), one that lacks something waits as before.
 
     The most trusted source decides (`hub.ports.ExpectationSource`). What an earlier revision
     satisfied already says nothing about when the late images of this one are all there.
+
+    Returns:
+        Whether it is due at once.
     """
     expected = _expectation(connection, study_instance_uid)
     if expected is None:
-        return
+        return False
     _lock_study(connection, study_instance_uid).one_or_none()
     revision = _latest_revision(connection, study_instance_uid)
     if revision is None or revision.state != RECEIVING:
-        return
+        return False
     named = frozenset(expected.sop_instance_uids)
     number = len(named) or expected.number_of_instances
     if number is None:
-        return
+        return False
     values: dict[str, Any] = {"expected_instances": number}
     key = StudyKey(study_instance_uid, revision.revision)
     if revision.received_instances >= number and _is_reached(connection, key, number, named):
         values |= {"due_at": at, "evidence": EvidenceKind.EXPECTED_COUNT.value}
     connection.execute(sa.update(study_revisions).where(*_is(key)).values(**values))
+    return "due_at" in values
 
 
 def _expectation(

@@ -66,7 +66,9 @@ def count_duplicates(
 
 
 def note_end(connection: sa.Connection, association_id: str, end: EndOfTransfer) -> None:
-    """A part of a transfer ended so; it counts as aborted when any part was."""
+    """A part of a transfer ended so; the whole counts as aborted when any part was, or has no end
+    because its writer died or a write to it failed: something may be missing, and come again. It
+    counts as ended only when no part is being written any more (``Indexer``)."""
     unless = [associations.c.end.is_(None)] if end is EndOfTransfer.RELEASED else []
     connection.execute(
         sa.update(associations)

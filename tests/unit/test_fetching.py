@@ -22,7 +22,7 @@ from hub.ports import (
     StudyQuery,
 )
 from hub.store.fetches import FetchState
-from hub.store.schema import alerts, expectations, fetches, study_revisions
+from hub.store.schema import alerts, documents, expectations, fetches, requests, study_revisions
 from tests.unit.test_pipeline import Bench, as_received, make_bench
 
 RULE = AskRule("pacs", after=timedelta(seconds=0.5))
@@ -182,6 +182,62 @@ def test_an_archive_that_counts_no_instances_has_them_counted(parts: FetchBench)
     parts.bench.clock.advance(0.6)
     parts.fetching.ask_archives()
     assert parts.revision().expected_instances == 3
+
+
+def own_results(parts: FetchBench, uid: str, *document_ids: str) -> None:
+    """The hub made these of the study before, and the archive has them."""
+    now = parts.bench.clock.now()
+    request = {name: [] for name in ("series", "deliver_to", "reasons")} | {
+        "request_id": "r" * 32,
+        "study_instance_uid": uid,
+        "revision": 1,
+        "route": "any",
+        "mode": "active",
+        "model_id": "m",
+        "model_version": "1",
+        "model_sha256": "0" * 64,
+        "queue": "inference-1",
+        "priority": 10,
+        "state": "done",
+        "attempts": 1,
+        "detail": "",
+        "created_at": now,
+    }
+    with parts.bench.pipeline.database.write() as connection:
+        connection.execute(sa.insert(requests).values(**request))
+        for document_id in document_ids:
+            connection.execute(
+                sa.insert(documents).values(
+                    document_id=document_id,
+                    request_id="r" * 32,
+                    kind="sr",
+                    identity={},
+                    related_uids=[],
+                    sha256="0" * 64,
+                    length=1,
+                )
+            )
+
+
+def test_the_hubs_own_results_in_the_archive_are_not_waited_for(parts: FetchBench) -> None:
+    uid, files = phantom()
+    ours = as_received(files[2]).sop_instance_uid  # as if the third were a result
+    parts.archive.told, parts.archive.files = [known(uid, 3)], {uid: files}
+    own_results(parts, uid, ours)
+    parts.bench.send(files[:2])
+    parts.bench.clock.advance(0.6)
+    parts.fetching.ask_archives()
+    row = parts.revision()
+    assert (row.evidence, row.expected_instances) == ("expected-count", 2)
+
+
+def test_the_hubs_own_results_are_not_fetched_back(parts: FetchBench) -> None:
+    uid = lacking_two(parts)
+    missing = [as_received(file).sop_instance_uid for file in parts.archive.files[uid][3:]]
+    own_results(parts, uid, missing[0])
+    parts.run_fetches()
+    ((_, wanted),) = parts.archive.retrieved
+    assert list(wanted) == missing[1:]
 
 
 def test_each_revision_is_asked_about_once(parts: FetchBench) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import data_store
@@ -15,7 +17,9 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import ComprehensiveSRStorage
 
 from hub.domain.delivery import DocumentKind
+from hub.domain.study import Instance, Location
 from hub.errors import CaidxError, RejectedError, UnsuitableError
+from hub.formats.dicom_header import instance_from_header, scan_header, split_part10
 from hub.formats.image import read_single_image
 from hub.formats.seg_reading import SegmentationOfOthers, read_segmentation
 from hub.formats.sr_reading import read_report
@@ -230,3 +234,45 @@ def test_a_parametric_map_is_refused_by_name(bits: int) -> None:
     data_set = ct_dataset(0, PixelData=None, FloatPixelData=floats, BitsAllocated=bits)
     with pytest.raises(UnsuitableError, match=r"pixels of 32 bits|floating-point pixels"):
         read_single_image(file_bytes(data_set))
+
+
+# --- the model guide -----------------------------------------------------------------------
+
+
+class Files:
+    """hub.ports.ObjectStore over files; the segment of a location names one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, location: Location) -> bytes:
+        return (self.folder / location.segment).read_bytes()
+
+    def series(self, *names: str) -> SimpleNamespace:
+        return SimpleNamespace(instances=[self._instance(name) for name in names])
+
+    def _instance(self, name: str) -> Instance:
+        syntax, data_set = split_part10((self.folder / name).read_bytes())
+        scan = scan_header(data_set, syntax)
+        return instance_from_header(scan, sha256="0" * 64, location=Location(name, 0, 1))
+
+
+def test_the_example_of_the_model_guide_reads_reports_and_segmentations(
+    shared_data: Path,
+) -> None:
+    guide = Path(__file__).parents[3] / "docs" / "model-guide.md"
+    fence = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    examples = [block for block in fence.findall(guide.read_text()) if "read_report" in block]
+    (example,) = examples
+    names: dict[str, Any] = {}
+    exec(compile(example, str(guide), "exec"), names)  # noqa: S102 - our own document
+    files = Files(shared_data / SETS / "sr-example")
+    series = files.series("sr.dcm", "seg.dcm")
+    report = read_report((files.folder / "sr.dcm").read_bytes())
+    measured = list(names["measured"](files, series))
+    assert [row[2] for row in measured] == [one.value for one in report.measurements]
+    assert [row[0] for row in measured] == [m.group.tracking_uid for m in report.measurements]
+    seg = pydicom.dcmread(files.folder / "seg.dcm")
+    outlined = list(names["outlined"](files, series))
+    assert [label for label, _ in outlined] == [item.SegmentLabel for item in seg.SegmentSequence]
+    assert sum(pixels for _, pixels in outlined) == int(seg.pixel_array.sum())

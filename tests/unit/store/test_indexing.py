@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,14 @@ from hub.domain.study import EvidenceKind, StudyKey
 from hub.formats.ct_phantom import chest_phantom
 from hub.formats.part10 import split_part10
 from hub.ports import EndOfTransfer, ReceivedObject, Sender
-from hub.store import audit, instances, studies
+from hub.store import audit, instances, segment_followers, studies
 from hub.store.database import Database
-from hub.store.index_batch import OTHER_BYTES, TWO_PATIENTS
+from hub.store.index_batch import OTHER_BYTES, TWO_PATIENTS, QuietTimes
 from hub.store.index_mark import index_mark
 from hub.store.schema import alerts, associations
 from hub.store.schema import instances as instances_table
 from hub.store.schema import segments as segments_table
+from hub.store.segment_followers import RECORDS_PER_ROUND
 from tests.fakes import FrozenClock
 from tests.received import received_object, study_uid
 from tests.stored import StoreBench
@@ -274,15 +278,68 @@ def test_the_mark_tells_up_to_when_the_index_is_whole(
     before = mark.get()
     assert before.year == 1970
     reception = bench.open()
-    for number in range(100):
+    for number in range(RECORDS_PER_ROUND + 36):
         clock.advance(1)
         reception.store(received_object(number=number))
     clock.advance(100)
-    assert bench.indexer.run_once(0.0) == 64
+    assert bench.indexer.run_once(0.0) == RECORDS_PER_ROUND
     last = max(column(bench.database, instances_table.c.received_at))
     assert mark.get() == last < clock.now()
     assert bench.indexer.run_once(0.0) == 36
     assert mark.get() == clock.now()
+
+
+def test_the_quiet_time_counts_from_the_release_however_late_it_is_indexed(
+    bench: StoreBench, clock: FrozenClock
+) -> None:
+    reception = bench.open()
+    reception.store(received_object())
+    reception.close(RELEASED)
+    clock.advance(1.5)
+    bench.index()
+    assert due(bench) == []
+    clock.advance(0.5)
+    assert due(bench) == [StudyKey(study_uid(1), 1)]
+
+
+def test_rounds_are_gathered_until_a_transfer_ends(bench: StoreBench) -> None:
+    bench.indexer._pause = 30.0
+    bench.store([received_object(2)])  # a round was just now
+    reception = bench.open()
+    reception.store(received_object(1))
+    begun, done = time.monotonic(), threading.Event()
+    timer = threading.Timer(0.1, lambda: (reception.close(RELEASED), done.set()))
+    timer.start()
+    assert bench.indexer.run_once(0.0) == 2
+    assert done.is_set()
+    assert time.monotonic() - begun < 15
+    timer.join()
+
+
+def test_the_mark_is_raised_when_a_study_waits_for_it(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_followers, "LOOK_SECONDS", 30.0)
+    bench = StoreBench(
+        database, tmp_path / "now", _Now(), {"dicom": QuietTimes(quiet=timedelta(seconds=0.1))}
+    )
+    bench.store([received_object()])
+    begun = time.monotonic()
+    while not due_at_mark(bench):
+        bench.indexer.run_once(20.0)
+        assert time.monotonic() - begun < 10
+    bench.close()
+
+
+class _Now:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+def due_at_mark(bench: StoreBench) -> list[StudyKey]:
+    """What completeness finds."""
+    with bench.database.read() as connection:
+        return studies.due(connection, index_mark(bench.root).get(), 10)
 
 
 def test_no_transfer_waits_for_another(bench: StoreBench) -> None:

@@ -121,6 +121,7 @@ def test_what_a_sender_says_of_itself_always_fits(bench: StoreBench) -> None:
     writer = _writer(bench, "S" * 200 + "\0")
     one = received_object()
     writer.append(part10_prefix(one), one.data_set, bench.clock.now())
+    bench.bell.ring(writer.segment, writer.end)
     bench.index()
     assert stored_numbers(bench) == [1]
 

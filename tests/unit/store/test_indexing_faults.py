@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from hub.domain.study import StudyKey
 from hub.errors import TransientError
 from hub.ports import HealthState
 from hub.store import audit, index_batch, indexing, instances, studies, transfers
+from hub.store.disk import Disk
 from hub.store.objects import SegmentLog
 from hub.store.reception import StudyReception
 from hub.store.schema import alerts, associations
 from hub.store.schema import instances as instances_table
 from hub.store.schema import segments as segments_table
+from hub.store.segment_followers import RECORDS_PER_ROUND
 from hub.store.segment_format import (
     CONTINUED,
     HEADER_SIZE,
@@ -31,7 +34,8 @@ from hub.store.segment_names import path_of
 from tests.fakes import FrozenClock
 from tests.received import received_object, study_uid
 from tests.stored import StoreBench
-from tests.unit.store.test_indexing import RELEASED, column, due
+from tests.unit.store.test_indexing import RELEASED, column, due, load
+from tests.unit.store.test_reception import FailingDisk
 
 
 class CrashError(BaseException):
@@ -87,18 +91,18 @@ def stored_numbers(bench: StoreBench) -> list[int]:
 
 def test_a_restart_in_the_middle_of_a_log_goes_on_where_the_index_ends(bench: StoreBench) -> None:
     reception = bench.open()
-    for number in range(100):
+    for number in range(300):
         reception.store(received_object(number=number))
-    assert bench.indexer.run_once(0.0) == 64
+    assert bench.indexer.run_once(0.0) == RECORDS_PER_ROUND
     bench.restart()
-    assert bench.index() == 36
-    reception.store(received_object(number=100))
+    assert bench.index() == 300 - RECORDS_PER_ROUND - 1  # that it is durable, the other one heard
+    reception.store(received_object(number=300))
     reception.close(RELEASED)
     bench.restart()
-    assert bench.index() == 2
-    assert stored_numbers(bench) == list(range(101))
+    assert bench.index() == 3
+    assert stored_numbers(bench) == list(range(301))
     (event,) = audit.events(bench.database)
-    assert (event.detail["instances"], event.detail["duplicates"]) == (101, 0)
+    assert (event.detail["instances"], event.detail["duplicates"]) == (301, 0)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +220,29 @@ def test_a_transfer_of_which_one_segment_broke_off_is_aborted(bench: StoreBench)
     assert column(bench.database, associations.c.end) == ["aborted"]
 
 
+@pytest.mark.parametrize("is_sent_again", [True, False])
+def test_a_transfer_in_which_a_write_failed_waits_for_stragglers(
+    bench: StoreBench, clock: FrozenClock, is_sent_again: bool
+) -> None:
+    bench.pool.disk = disk = FailingDisk()
+    reception = bench.open()
+    reception.store(received_object(1, 1))
+    disk.sync_error = errno.EIO
+    with pytest.raises(TransientError):
+        reception.store(received_object(1, 2))
+    disk.sync_error = None
+    if is_sent_again:
+        reception.store(received_object(1, 2))
+    reception.close(RELEASED)
+    bench.index()
+    assert column(bench.database, associations.c.end) == ["aborted"]
+    clock.advance(29)
+    assert due(bench) == []
+    clock.advance(1)
+    assert due(bench) == [StudyKey(study_uid(1), 1)]
+    assert len(stored_numbers(bench)) == 1 + is_sent_again
+
+
 @pytest.mark.parametrize("torn", ["payload", "header"])
 def test_a_torn_tail_of_a_dead_writer_is_no_damage(bench: StoreBench, torn: str) -> None:
     reception = bench.open()
@@ -327,7 +354,40 @@ def test_a_segment_that_nobody_heard_of_is_part_of_its_transfer(bench: StoreBenc
     assert sorted(events) == [study_uid(1), study_uid(2)]
 
 
-def test_a_lost_ring_costs_a_second_and_no_image(bench: StoreBench) -> None:
+class _LastSyncFails(Disk):
+    """While it syncs, somebody reads what is not durable; then it fails."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self._meanwhile = meanwhile
+        self.fails = False
+
+    def sync_data(self, handle: int) -> None:
+        if self.fails:
+            self.fails = False
+            self._meanwhile()
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync_data(handle)
+
+
+def test_what_was_never_durable_is_not_indexed_though_it_could_be_read(bench: StoreBench) -> None:
+    disk = bench.pool.disk = _LastSyncFails(bench.index)
+    reception = bench.open()
+    reception.store(received_object(number=1))
+    disk.fails = True
+    with pytest.raises(TransientError):
+        reception.store(received_object(number=2))
+    bench.index()
+    assert stored_numbers(bench) == [1]
+    reception.store(received_object(number=2))
+    reception.close(RELEASED)
+    bench.index()
+    study = load(bench, study_uid(1))
+    assert [len(bench.objects.read(one.location)) > 0 for one in study.instances] == [True, True]
+    (event,) = audit.events(bench.database)
+    assert (event.detail["instances"], event.detail["duplicates"]) == (2, 0)
+
+
+def test_a_lost_ring_costs_seconds_and_no_image(bench: StoreBench) -> None:
     reception = bench.open()
     reception.store(received_object(number=1))
     bench.index()

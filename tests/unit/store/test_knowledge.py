@@ -14,6 +14,7 @@ from hub.ports import (
     EndOfTransfer,
     Expectation,
     ExpectationSource,
+    NamedSeries,
     ProcedureStep,
     ReceivedObject,
     ReferencedInstance,
@@ -148,7 +149,8 @@ def revision(bench: StoreBench) -> sa.Row[tuple[object, ...]]:
 
 
 def step(study: str, status: str, *uids: str, name: str = STEP) -> ProcedureStep:
-    return ProcedureStep(name, study, status, uids)
+    made = (NamedSeries(f"{name}.1", uids),) if uids else ()
+    return ProcedureStep(name, study, status, made)
 
 
 def test_a_study_is_complete_when_the_procedure_steps_images_are_there(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 import sqlalchemy as sa
 
-from hub.store import overview, schema
+from hub.store import fetches, overview, schema
 from hub.store.database import Database
+from hub.store.fetches import Fetch, FetchKind, FetchState
 from tests.builders import RECEIVED_AT
 from tests.unit.seeded import ASSESSED, DEAD, RECEIVING, REQUEST, UNMATCHED, seed
 
@@ -68,6 +71,102 @@ def test_a_study_without_ai_says_why(
     timeline = overview.study_timeline(seeded, UNMATCHED)
     assert timeline is not None
     assert any(expected in line for line in timeline.explanation)
+
+
+def said_of(seeded: Database, study: str) -> list[str]:
+    timeline = overview.study_timeline(seeded, study)
+    assert timeline is not None
+    return [line for line in timeline.explanation if not line.startswith("revision")]
+
+
+def test_a_study_tells_what_others_said_of_it(seeded: Database) -> None:
+    named = ["1.2.3.3.1", "1.2.3.3.2"]
+    with seeded.write() as connection:
+        for source, number, uids in (("archive", 9, []), ("order", None, named)):
+            connection.execute(
+                sa.insert(schema.expectations).values(
+                    study_instance_uid=RECEIVING,
+                    source=source,
+                    number_of_instances=number,
+                    sop_instance_uids=uids,
+                    series=[],
+                    learned_at=RECEIVED_AT,
+                )
+            )
+    assert said_of(seeded, RECEIVING) == [
+        "9 images are expected, as an archive says",
+        "2 images are expected, as an order says, and names them",
+    ]
+    assert said_of(seeded, UNMATCHED) == []
+
+
+def asked(seeded: Database, study: str, number: int, **fields: object) -> None:
+    with seeded.write() as connection:
+        fetch = Fetch(
+            fetch_id=f"fetch-{number}",
+            study_instance_uid=study,
+            archive="pacs",
+            asked_at=RECEIVED_AT + timedelta(seconds=number),
+            deadline_at=RECEIVED_AT + timedelta(minutes=1),
+            **fields,  # type: ignore[arg-type]
+        )
+        fetches.add(connection, fetch)
+
+
+def test_a_study_tells_what_was_fetched_for_it(seeded: Database) -> None:
+    asked(seeded, ASSESSED, 1, kind=FetchKind.STUDY)
+    asked(
+        seeded,
+        ASSESSED,
+        2,
+        kind=FetchKind.MISSING,
+        revision=2,
+        state=FetchState.TIMED_OUT,
+        detail="not within its time limit",
+    )
+    asked(
+        seeded,
+        "1.2.9.9",
+        3,
+        kind=FetchKind.PRIOR,
+        request_id=REQUEST,
+        state=FetchState.NOTHING_FOUND,
+    )
+    assert said_of(seeded, ASSESSED) == [
+        "archive pacs was asked for this study: running",
+        "archive pacs was asked for what revision 2 lacks: timed-out: not within its time limit",
+        "archive pacs was asked for the prior 1.2.9.9: nothing-found",
+    ]
+    asked(seeded, UNMATCHED, 4, kind=FetchKind.PRIOR, request_id=REQUEST, state=FetchState.DONE)
+    assert said_of(seeded, UNMATCHED) == ["archive pacs was asked for this study, as a prior: done"]
+
+
+@pytest.mark.parametrize(
+    ("priors", "expected"),
+    [
+        (
+            {"chosen": [["1.2.9.9", "pacs"]], "notes": []},
+            "1 prior examinations were found, and are",
+        ),
+        (
+            {
+                "chosen": [["1.2.9.9", "pacs"], ["1.2.9.8", ""]],
+                "used": ["1.2.9.8"],
+                "notes": ["A prior could not be fetched."],
+            },
+            "2 prior examinations were found, 1 are used: A prior could not be fetched.",
+        ),
+        ({"used": [], "notes": []}, "0 prior examinations were found, 0 are used"),
+    ],
+)
+def test_a_study_tells_which_priors_its_requests_were_given(
+    seeded: Database, priors: dict[str, object], expected: str
+) -> None:
+    with seeded.write() as connection:
+        changed = sa.update(schema.requests).where(schema.requests.c.request_id == REQUEST)
+        connection.execute(changed.values(priors=priors))
+    (line,) = said_of(seeded, ASSESSED)
+    assert line.startswith(f"request {REQUEST}: {expected}")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class LastRung:
 
     segment: str = ""
 
-    def ring(self, segment: str) -> None:
+    def ring(self, segment: str, durable_to: int | None = None) -> None:
         self.segment = segment
 
 

@@ -120,9 +120,9 @@ def test_the_bell_rings_for_each_object_and_for_the_end(hub: Receiving) -> None:
     reception = hub.open()
     reception.store(received_object())
     (segment,) = hub.store.segments()
-    assert hub.bell.wait(0) == {segment}
+    assert hub.bell.wait(0).segments == {segment}
     reception.close(EndOfTransfer.RELEASED)
-    assert hub.bell.wait(0) == {segment}
+    assert hub.bell.wait(0).segments == {segment}
 
 
 def test_a_deflated_object_is_understood(hub: Receiving) -> None:
@@ -443,7 +443,7 @@ def test_a_spooled_object_is_a_segment_of_its_own(hub: Receiving, deflated: bool
     spool.discard()
     assert hub.files() == [part10(received)]
     (segment,) = hub.store.segments()
-    assert hub.bell.wait(0) == {segment}
+    assert hub.bell.wait(0).segments == {segment}
     reception.store(received_object(1, 2))
     reception.close(EndOfTransfer.RELEASED)
     assert hub.ends() == ["continued", "released"]

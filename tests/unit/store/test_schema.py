@@ -8,12 +8,15 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from hub.errors import IntegrityError
 from hub.store import database as database_module
 from hub.store.database import (
+    SCHEMA_VERSION,
     VERSION_TABLE,
     Database,
+    engine_schema_version,
     migrate,
     open_database,
     schema_version,
@@ -39,6 +42,20 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     migrate(database)
     current, head = schema_version(database)
     assert current == head
+
+
+def test_the_version_that_is_needed_is_the_last_migration() -> None:
+    config = Config()
+    folder = Path(database_module.__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder))
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_VERSION
+
+
+def test_a_database_without_tables_has_no_version(tmp_path: Path) -> None:
+    opened = open_database(sqlite_url(tmp_path / "new.sqlite"))
+    assert schema_version(opened) == (None, SCHEMA_VERSION)
+    assert engine_schema_version(opened) == 0
+    opened.close()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

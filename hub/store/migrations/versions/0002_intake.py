@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("source", sa.String(32), nullable=False),
         sa.Column("number_of_instances", sa.Integer(), nullable=True),
         sa.Column("sop_instance_uids", sa.JSON(), nullable=False),
+        sa.Column("series", sa.JSON(), nullable=False),
         sa.Column("learned_at", UtcTime(), nullable=False),
         sa.PrimaryKeyConstraint("study_instance_uid", "source", name="pk_expectations"),
     )
