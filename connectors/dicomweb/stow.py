@@ -113,7 +113,12 @@ class _Transfer:
     def __init__(self, service: StoreService, study_instance_uid: str, request: Request) -> None:
         self._service = service
         self._study_instance_uid = study_instance_uid
-        self._sender = Sender(source=service.source, address=request.client)
+        length = request.headers.get("content-length", "")
+        self._sender = Sender(
+            source=service.source,
+            address=request.client,
+            announced_bytes=int(length) if length.isdecimal() else 0,
+        )
         self._reception: Reception | None = None
         self._part: IncomingPart | None = None
         self._storing: asyncio.Future[Outcome] | None = None

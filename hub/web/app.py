@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 
 import structlog
 from fastapi import FastAPI
@@ -12,7 +11,7 @@ from hub.bootstrap.hub import Hub, package_of
 from hub.errors import ConfigError
 from hub.ports import HttpEndpoint, ModelPackage
 from hub.web import api, health, metrics
-from hub.web.context import WebContext
+from hub.web.context import WebContext, context_of
 from hub.web.errors import install_problem_handlers
 
 _DESCRIPTION = """\
@@ -42,14 +41,7 @@ def create_app(context: WebContext, endpoints: Sequence[HttpEndpoint] = ()) -> F
 
 def create_app_of(hub: Hub, endpoints: Sequence[HttpEndpoint] = ()) -> FastAPI:
     """The application over one hub, with what its configuration names."""
-    context = WebContext(
-        database=hub.database,
-        models=tuple(_packages(hub)),
-        clock=hub.clock,
-        version=version("caidx-hub"),
-        heartbeat_seconds=hub.settings.workers.heartbeat_seconds,
-    )
-    return create_app(context, endpoints)
+    return create_app(context_of(hub, tuple(_packages(hub))), endpoints)
 
 
 def _packages(hub: Hub) -> Iterator[ModelPackage]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from hub.bootstrap.hub import Hub
 from hub.ports import Clock, ModelPackage
 from hub.store.database import Database
 
@@ -23,6 +25,17 @@ class WebContext:
     """Version of the hub."""
     heartbeat_seconds: float
     """How often a worker says that it is alive."""
+
+
+def context_of(hub: Hub, models: tuple[ModelPackage, ...]) -> WebContext:
+    """The context over one hub."""
+    return WebContext(
+        database=hub.database,
+        models=models,
+        clock=hub.clock,
+        version=version("caidx-hub"),
+        heartbeat_seconds=hub.settings.workers.heartbeat_seconds,
+    )
 
 
 def web_context(request: Request) -> WebContext:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from hub.errors import TransientError
 from hub.store import workers
 from hub.store.database import schema_version
+from hub.supervisor.processes import process_is_alive
 from hub.web.context import Context, WebContext
 
 router = APIRouter(prefix="/health", tags=["health"])
@@ -71,10 +72,14 @@ def _schema(context: WebContext) -> Check:
 
 
 def _role(context: WebContext, role: str) -> Check:
-    """Processes of a role that have said lately that they are alive."""
+    """Processes of a role that have said lately that they are alive, without those of this host
+    that have died since."""
     with context.database.read() as connection:
         present = workers.present(connection, role)
     silent = timedelta(seconds=context.heartbeat_seconds * _SILENT_AFTER_HEARTBEATS)
     since = context.clock.now() - silent
-    alive = sum(heartbeat >= since for _, heartbeat in present)
+    alive = sum(
+        heartbeat >= since and process_is_alive(process) is not False
+        for process, heartbeat in present
+    )
     return Check(name=role, ok=alive > 0, detail=f"{alive} running")

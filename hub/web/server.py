@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 
 import structlog
 import uvicorn
 
 from hub.bootstrap.hub import Hub
 from hub.errors import TransientError
-from hub.web.app import create_app_of
+from hub.ports import HttpEndpoint, at_first_call
+from hub.supervisor.processes import settle_after_start
 from hub.web.deadlines import BodyDeadlines
 from hub.web.endpoints import running_endpoints
+from hub.web.late import Application, LateApplication, health_application
 from hub.web.protocol import PatientProtocol
+
+_create_app = at_first_call("hub.web.app:create_app_of")
 
 _MOST_CONNECTIONS = 1000
 """More are answered 503."""
@@ -24,12 +29,16 @@ def serve_web(hub: Hub) -> None:
 
     Raises:
         TransientError: the port is in use.
+        Exception: the API could not be made.
     """
     settings = hub.settings.web
     with _listening(settings.host, settings.port) as listener, running_endpoints(hub) as endpoints:
+        application = LateApplication(
+            health_application(hub), "/health/", lambda: _whole(hub, endpoints)
+        )
         server = uvicorn.Server(
             uvicorn.Config(
-                BodyDeadlines(create_app_of(hub, endpoints)),
+                BodyDeadlines(application),
                 http=PatientProtocol,
                 ws="none",
                 limit_concurrency=_MOST_CONNECTIONS,
@@ -39,8 +48,16 @@ def serve_web(hub: Hub) -> None:
                 server_header=False,
             )
         )
+        application.start(on_failure=lambda: setattr(server, "should_exit", True))
         structlog.get_logger().info("role.started", role="web", pid=os.getpid())
         server.run(sockets=[listener])  # ends by the signal that stopped it
+        application.raise_failure()
+
+
+def _whole(hub: Hub, endpoints: Sequence[HttpEndpoint]) -> Application:
+    application: Application = _create_app(hub, endpoints)
+    settle_after_start()
+    return application
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hub.domain.inference import ModelKey
 from hub.ports import ModelPackage
 from hub.store import schema
 from hub.store.database import Database, open_database, sqlite_url
+from hub.supervisor.processes import this_process
 from hub.web.app import create_app
 from hub.web.context import WebContext
 from tests.builders import model_card
@@ -67,6 +69,18 @@ def test_a_role_that_has_gone_silent_degrades(client: TestClient, database: Data
     answer = client.get("/health/ready")
     assert answer.status_code == 200
     assert answer.json()["status"] == "degraded"
+
+
+def test_a_process_of_this_host_that_has_died_is_not_running(
+    client: TestClient, database: Database
+) -> None:
+    died = replace(this_process("worker"), process_started="1")  # another process has its number
+    with database.write() as connection:
+        here = {"host_identity": died.host_identity, "pid": died.pid, "process_started": "1"}
+        connection.execute(sa.update(schema.workers).values(**here))
+    answer = client.get("/health/ready")
+    assert answer.json()["status"] == "degraded"
+    assert {check["detail"] for check in answer.json()["checks"][1:]} == {"0 running"}
 
 
 def test_without_its_database_the_hub_is_not_ready(tmp_path: Path) -> None:

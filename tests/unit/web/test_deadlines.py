@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
+from hub.formats.dicom_header import split_part10
 from hub.ports import EndOfTransfer
 from hub.web.protocol import PatientProtocol
 from tests.contracts.recording import STUDY, dicom_file, eventually
@@ -17,6 +18,7 @@ from tests.dicomweb_server import DicomWebServer, dicomweb_server
 from tests.unit.connectors.dicomweb.bodies import TYPE, multipart, stow
 
 _DEADLINE = 0.4
+_GET = b"GET /dicom-web/studies HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class HastyProtocol(PatientProtocol):
@@ -87,10 +89,91 @@ def test_the_second_request_of_a_connection_has_a_deadline_too(server: DicomWebS
         assert rest(client).startswith(b"HTTP/1.1 408")
 
 
+def test_empty_lines_between_requests_do_not_keep_a_connection(server: DicomWebServer) -> None:
+    with connected(server) as client:
+        client.sendall(_GET)
+        assert client.recv(65536).startswith(b"HTTP/1.1 2")
+        assert _seconds_of_dripping(client, b"\r\n") < 10 * _DEADLINE
+
+
+def test_a_connection_whose_body_came_after_its_answer_ends(server: DicomWebServer) -> None:
+    with connected(server) as client:
+        client.sendall(head(10, content_type="image/png"))
+        assert client.recv(65536).startswith(b"HTTP/1.1 415")
+        client.sendall(bytes(10))
+        began = time.monotonic()
+        rest(client)
+        assert time.monotonic() - began < 10 * _DEADLINE
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /dicom-web/studies HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000 + b"\r\n", 431),
+        (b"GET /dicom-web/studies HTTP/1.1\r\n\r\n", 400),
+        (b"GET /dicom-web/studies HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+        (b"no HTTP at all\r\n\r\n", 400),
+    ],
+    ids=["long header", "long path", "many headers", "no host", "two hosts", "no HTTP"],
+)
+def test_headers_that_cannot_be_served_are_told_so(
+    server: DicomWebServer, sent: bytes, status: int
+) -> None:
+    with connected(server) as client:
+        client.sendall(sent)
+        answer = rest(client)
+    assert answer.startswith(f"HTTP/1.1 {status}".encode())
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"GET /dicom-web/studies HTTP/1.1\r\nHost: x\r\nA: ",
+        b"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Type: " + TYPE.encode() + b"\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: ",
+    ],
+    ids=["header", "trailer"],
+)
+def test_a_header_without_an_end_is_not_kept(server: DicomWebServer, before: bytes) -> None:
+    with connected(server) as client:
+        client.sendall(before + b"b" * 70_000)
+        assert rest(client).startswith(b"HTTP/1.1 400")
+
+
+def test_requests_may_be_sent_before_the_first_is_answered_but_not_many(
+    server: DicomWebServer,
+) -> None:
+    with connected(server) as client:
+        client.sendall(_GET * 9 + _GET.replace(b"Host", b"Connection: close\r\nHost"))
+        assert rest(client).count(b"HTTP/1.1 2") == 10
+    with connected(server) as client:
+        client.sendall(_GET * 1000)
+        assert rest(client).count(b"HTTP/1.1 2") < 50
+
+
+def test_a_body_in_many_small_chunks_is_taken_whole(server: DicomWebServer) -> None:
+    server.intake.receptions.clear()
+    file = dicom_file("1.2.88", padding=30_000)
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in multipart([file]))
+    request = (
+        f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE}\r\n"
+        "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ).encode()
+    with connected(server) as client:
+        client.sendall(request + chunks + b"0\r\n\r\n")
+        assert rest(client).startswith(b"HTTP/1.1 200")
+    assert bytes(server.intake.stored[0].data_set) == split_part10(file)[1]
+    server.intake.receptions.clear()
+
+
 def test_a_request_in_time_is_not_disturbed(server: DicomWebServer) -> None:
     with httpx.Client() as client:
         for _ in range(3):
-            assert client.get(f"{server.url}/studies").status_code in {200, 204}
+            answer = client.get(f"{server.url}/studies", headers={"A": "b" * 30_000})
+            assert answer.status_code in {200, 204}
             time.sleep(_DEADLINE * 1.5)
 
 

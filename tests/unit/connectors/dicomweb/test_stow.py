@@ -62,6 +62,7 @@ def test_each_part_is_handed_on_byte_by_byte_and_named_in_the_answer(
     assert server.intake.ends == [RELEASED]
     (reception,) = server.intake.receptions
     assert (reception.sender.source, reception.sender.address) == ("web", "127.0.0.1")
+    assert reception.sender.announced_bytes == len(multipart(files))
 
 
 def test_the_answer_says_where_what_was_stored_can_be_retrieved(server: DicomWebServer) -> None:
