@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import uuid4
 
+from pydicom.dataset import Dataset
+
 from connectors.dicom.config import DicomSourceConfig
 from connectors.dicom.normalized import CommandField, NormalizedRequest, NormalizedResponse
 from connectors.dicom.normalized_data import (
@@ -18,7 +20,7 @@ from connectors.dicom.normalized_data import (
     uid,
 )
 from connectors.dicom.services import Handler, RefusedError
-from hub.ports import Expectation, ExpectationSource, Knowledge, SourceContext
+from hub.ports import Expectation, ExpectationSource, Knowledge, NamedSeries, SourceContext
 
 _SUCCESS = 0x0000
 _UNAVAILABLE = "UNAVAILABLE"
@@ -45,18 +47,24 @@ class AvailabilityNotificationService:
         series = items(data_set, "ReferencedSeriesSequence")
         if not series:
             raise RefusedError(MISSING_ATTRIBUTE, "ReferencedSeriesSequence is missing")
-        available = [
-            uid(reference, "ReferencedSOPInstanceUID")
-            for one in series
-            for reference in items(one, "ReferencedSOPSequence")
-            if text(reference, "InstanceAvailability") != _UNAVAILABLE
-        ]
-        named = tuple(dict.fromkeys(filter(None, available)))
+        available = tuple(_available(one) for one in series)
+        named = tuple(dict.fromkeys(name for one in available for name in one.sop_instance_uids))
         if named:
             source = ExpectationSource.AVAILABILITY_NOTIFICATION
-            self.knowledge.expect(Expectation(study, source, sop_instance_uids=named))
+            self.knowledge.expect(
+                Expectation(study, source, sop_instance_uids=named, series=available)
+            )
         name = request.sop_instance_uid or f"2.25.{uuid4().int}"
         return NormalizedResponse(_SUCCESS, sop_instance_uid=name)
+
+
+def _available(series: Dataset) -> NamedSeries:
+    found = (
+        uid(reference, "ReferencedSOPInstanceUID")
+        for reference in items(series, "ReferencedSOPSequence")
+        if text(reference, "InstanceAvailability") != _UNAVAILABLE
+    )
+    return NamedSeries(uid(series, "SeriesInstanceUID"), tuple(dict.fromkeys(filter(None, found))))
 
 
 def service(config: DicomSourceConfig, context: SourceContext) -> Handler:  # noqa: ARG001

@@ -148,9 +148,10 @@ class DicomSourceConfig(BaseModel):
     services: tuple[
         Literal["storage-commitment", "procedure-step", "availability-notification"], ...
     ] = Field(
-        ("storage-commitment", "procedure-step", "availability-notification"),
-        description="What is offered beside storage: storage commitment, MPPS, and Instance "
-        "Availability Notification.",
+        ("procedure-step", "availability-notification"),
+        description="What is offered beside storage: MPPS, Instance Availability Notification, "
+        "and storage commitment, which modalities may take as leave to delete their images: turn "
+        "it on where the hub keeps images for as long as you need them.",
     )
     peers: tuple[DicomPeerConfig, ...] = Field(
         (),

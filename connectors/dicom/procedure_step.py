@@ -21,7 +21,7 @@ from connectors.dicom.normalized_data import (
     uid,
 )
 from connectors.dicom.services import PROCESSING_FAILURE, Handler, RefusedError
-from hub.ports import Knowledge, ProcedureStep, SourceContext
+from hub.ports import Knowledge, NamedSeries, ProcedureStep, SourceContext
 
 _DUPLICATE_INSTANCE = 0x0111
 _NO_SUCH_INSTANCE = 0x0112
@@ -78,18 +78,25 @@ class ProcedureStepService:
         status = text(data_set, "PerformedProcedureStepStatus") or known.status
         if status not in {_IN_PROGRESS, *_FINAL}:
             raise RefusedError(INVALID_ATTRIBUTE, "PerformedProcedureStepStatus is unknown")
-        made = _made(data_set) if "PerformedSeriesSequence" in data_set else known.sop_instance_uids
+        made = _made(data_set) if "PerformedSeriesSequence" in data_set else known.series
         self.knowledge.keep_procedure_step(
             ProcedureStep(known.sop_instance_uid, known.study_instance_uid, status, made)
         )
         return NormalizedResponse(_SUCCESS, sop_instance_uid=known.sop_instance_uid)
 
 
-def _made(data_set: Dataset) -> tuple[str, ...]:
-    """The instances in all performed series, images and others."""
+def _made(data_set: Dataset) -> tuple[NamedSeries, ...]:
+    """The performed series, each with its images and other instances; empty ones left out."""
+    found = (
+        NamedSeries(uid(series, "SeriesInstanceUID"), _instances(series))
+        for series in items(data_set, "PerformedSeriesSequence")
+    )
+    return tuple(series for series in found if series.sop_instance_uids)
+
+
+def _instances(series: Dataset) -> tuple[str, ...]:
     found = (
         uid(reference, "ReferencedSOPInstanceUID")
-        for series in items(data_set, "PerformedSeriesSequence")
         for keyword in (
             "ReferencedImageSequence",
             "ReferencedNonImageCompositeSOPInstanceSequence",

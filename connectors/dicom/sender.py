@@ -8,12 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from connectors.dicom.config import TlsClientConfig
 from connectors.dicom.requester import Peer, association, status_in
 from connectors.dicom.status import Verdict, verdict_of
 from hub.errors import RejectedError
 from hub.formats.dicom_header import scan_header, split_part10
-from hub.ports import SentAs, SentFile
+from hub.ports import SendTls, SentAs, SentFile
 
 _MAXIMUM_CONTEXTS = 128
 """Presentation context IDs are the odd numbers from 1 to 255 (PS3.8 9.3.2.2)."""
@@ -42,7 +44,7 @@ def send_files(
     called_ae_title: str,
     calling_ae_title: str,
     on_progress: Callable[[SentFile], None] | None = None,
-    tls: TlsClientConfig | None = None,
+    tls: SendTls | None = None,
 ) -> list[SentFile]:
     """Send Part 10 files, and all files in folders, byte by byte as they are.
 
@@ -52,8 +54,10 @@ def send_files(
     Raises:
         TransientError: the receiver cannot be reached, or rejects the association.
         RejectedError: the receiver accepts none of the SOP classes.
+        ConfigError: a file of ``tls`` cannot be used.
     """
-    peer = Peer(host, port, called_ae_title, calling_ae_title, tls=tls)
+    by_tls = None if tls is None else _tls_config(tls)
+    peer = Peer(host, port, called_ae_title, calling_ae_title, tls=by_tls)
     sent: list[SentFile] = []
 
     def tell(outcome: SentFile) -> None:
@@ -71,6 +75,18 @@ def send_files(
     for batch in _batches(files):
         _send_batch(peer, batch, tell)
     return sent
+
+
+def _tls_config(tls: SendTls) -> TlsClientConfig:
+    password = tls.private_key_password
+    return TlsClientConfig(
+        trusted=tls.trusted,
+        verify_host=tls.verify_host,
+        certificate=tls.certificate,
+        private_key=tls.private_key,
+        private_key_password=None if password is None else SecretStr(password),
+        minimum="1.2",
+    )
 
 
 def _all_files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -64,7 +64,7 @@ class Hub:
 
     @contextmanager
     def listening(self, **options: Any) -> Iterator[None]:
-        config = DicomSourceConfig(port=self.port, **options)
+        config = DicomSourceConfig(port=self.port, services=ALL_SERVICES, **options)
         context = SourceContext("dicom", self.store.intake, WallClock(), self.knowledge)
         source = build_source(config, context)
         source.start()
@@ -90,6 +90,9 @@ class Hub:
         self._indexing.join()
         self.store.close()
         self.database.close()
+
+
+ALL_SERVICES = ("storage-commitment", "procedure-step", "availability-notification")
 
 
 @pytest.fixture

@@ -26,9 +26,10 @@ from connectors.dicom.destination import DicomDestination
 from connectors.dicom.sender import send_files
 from connectors.dicom.source import DicomSource
 from connectors.dicom.tls import client_context, server_context
+from hub.cli.app import run
 from hub.errors import ConfigError, TransientError
 from hub.formats.dicom_header import split_part10
-from hub.ports import EndOfTransfer, SentAs
+from hub.ports import EndOfTransfer, SendTls, SentAs
 from tests.contracts.recording import (
     ENCAPSULATED_PDF,
     STUDY,
@@ -149,11 +150,46 @@ def test_pynetdicom_and_our_sender_are_served_by_both_versions(
             port=port,
             called_ae_title="CAIDX",
             calling_ae_title="S",
-            tls=tls_client(keys, keys.peer),
+            tls=SendTls(
+                trusted=keys.authority.certificate,
+                certificate=keys.peer.certificate,
+                private_key=keys.peer.private_key,
+            ),
         )
         assert [answer.sent_as for answer in answers] == [SentAs.STORED] * 2
     sent = [split_part10(path.read_bytes())[1] for path in paths]
     assert [item.data_set for item in intake.stored] == sent * 2
+
+
+def test_caidx_send_connects_by_tls(
+    intake: RecordingIntake, keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = write_files(tmp_path, ["1.2.1"])
+
+    def send(*options: str) -> tuple[int, str]:
+        status = run(["send", str(path), "--to", f"CAIDX@{host}:{port}", *options])
+        return status, capsys.readouterr().err
+
+    trusted = ["--tls-trusted", str(keys.authority.certificate)]
+    peer = keys.peer
+    ours = ["--tls-certificate", str(peer.certificate), "--tls-private-key", str(peer.private_key)]
+    host = "127.0.0.1"
+    with listening(intake, tls_server(keys)) as port:
+        assert send(*trusted, *ours)[0] == 0
+        assert [bytes(item.data_set) for item in intake.stored] == [
+            split_part10(path.read_bytes())[1]
+        ]
+        for wrong in ([], ["--tls", *ours], trusted):  # plain, an unknown authority, anonymous
+            status, told = send(*wrong)
+            assert status == 1
+            assert "Traceback" not in told
+        host = "localhost"  # the certificate is for 127.0.0.1
+        assert send(*trusted, *ours)[0] == 1
+        assert send(*trusted, *ours, "--no-verify-host")[0] == 0
+        status, told = send("--tls-trusted", str(path), *ours)
+        assert status == 2
+        assert "tls.trusted" in told
+    assert len(intake.stored) == 2
 
 
 def test_a_client_without_a_good_certificate_gets_no_association(

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from hub.bootstrap.hub import ENGINE_SCHEMA_VERSION
 from hub.durable import JobQueue, migrate_engine
 from hub.ports import Job
-from hub.store.database import Database, open_database, sqlite_url
+from hub.store.database import Database, engine_schema_version, open_database, sqlite_url
 
 WORKER = """
 import sys, time, threading
@@ -72,6 +73,12 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         connection.execute(sa.text("CREATE TABLE notes (what VARCHAR(200), at BIGINT)"))
     yield opened
     opened.close()
+
+
+def test_the_version_of_the_engines_tables_is_known_without_the_engine(
+    database: Database,
+) -> None:
+    assert engine_schema_version(database) == ENGINE_SCHEMA_VERSION
 
 
 @pytest.fixture

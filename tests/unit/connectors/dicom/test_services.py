@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from hub.ports import (
     CommitmentRequest,
     Expectation,
     ExpectationSource,
+    NamedSeries,
     ProcedureStep,
     ReferencedInstance,
     SourceContext,
@@ -101,15 +102,18 @@ def knowledge() -> NotedKnowledge:
     return NotedKnowledge()
 
 
+ALL_SERVICES = ("storage-commitment", "procedure-step", "availability-notification")
+
+
 @pytest.fixture
-def offered(knowledge: NotedKnowledge, monkeypatch: pytest.MonkeyPatch) -> Iterator[DicomServices]:
+def offered(knowledge: NotedKnowledge, monkeypatch: pytest.MonkeyPatch) -> DicomServices:
     monkeypatch.setattr(storage_commitment, "_RELEASE_SECONDS", 0.0)
-    yield made(knowledge)
+    return made(knowledge)
 
 
 def made(knowledge: NotedKnowledge, **options: Any) -> DicomServices:
     context = SourceContext("dicom", _NoIntake(), FrozenClock(), knowledge)
-    return DicomServices(DicomSourceConfig(**options), context)
+    return DicomServices(DicomSourceConfig(**{"services": ALL_SERVICES, **options}), context)
 
 
 def request(command: CommandField, sop_class: str, data_set: Dataset, **fields: Any) -> Any:
@@ -170,7 +174,8 @@ def test_a_completed_procedure_step_names_what_it_made(
     assert knowledge.steps[STEP] == ProcedureStep(STEP, STUDY, "IN PROGRESS")
     done = step("COMPLETED", "1.2.3.1.1", "1.2.3.1.2", study=None)
     assert offered.handle(change(done, transfer_syntax_uid=syntax)).status == 0x0000
-    expected = ProcedureStep(STEP, STUDY, "COMPLETED", ("1.2.3.1.1", "1.2.3.1.2"))
+    of_series = NamedSeries(f"{STUDY}.1", ("1.2.3.1.1", "1.2.3.1.2"))
+    expected = ProcedureStep(STEP, STUDY, "COMPLETED", (of_series,))
     assert knowledge.steps[STEP] == expected
 
 
@@ -278,7 +283,10 @@ def test_a_notification_names_what_is_available(
     assert answer.status == 0x0000
     source = ExpectationSource.AVAILABILITY_NOTIFICATION
     named = ("1.2.3.1.1", "1.2.3.1.2")
-    assert knowledge.expected == [Expectation(STUDY, source, sop_instance_uids=named)]
+    of_series = (NamedSeries(f"{STUDY}.1", named),)
+    assert knowledge.expected == [
+        Expectation(STUDY, source, sop_instance_uids=named, series=of_series)
+    ]
 
 
 @pytest.mark.parametrize("study", ["", STUDY])
@@ -429,7 +437,7 @@ def test_offering_them_loads_no_dicom_library() -> None:
         "from connectors.dicom.config import DicomSourceConfig\n"
         "from hub.ports import SourceContext\n"
         "offered = services.build_services(DicomSourceConfig(), SourceContext('d', 0, 0, 0))\n"
-        "assert len(offered.sop_classes) == 3\n"
+        "assert len(offered.sop_classes) == 2\n"
         "print(*(m for m in ('pydicom', 'pynetdicom', 'sqlalchemy') if m in sys.modules))\n"
     )
     done = subprocess.run(
@@ -455,3 +463,12 @@ def test_an_unsent_answer_is_looked_for_where_there_are_peers(
         offered._closing.wait(0.01)
     offered.close()
     assert knowledge.not_reported[0][1] == 240.0
+
+
+def test_storage_commitment_is_offered_only_where_it_is_asked_for(
+    knowledge: NotedKnowledge,
+) -> None:
+    context = SourceContext("dicom", _NoIntake(), FrozenClock(), knowledge)
+    offered = DicomServices(DicomSourceConfig(), context)
+    assert services.STORAGE_COMMITMENT not in offered.sop_classes
+    assert len(offered.sop_classes) == 2
