@@ -35,6 +35,10 @@ from tests.peers.fhir_server import FhirServer
 from tests.peers.orthanc import Orthanc
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+COMPILED = REPOSITORY / "build" / "compiled"
+"""Where the hubs of all tests keep compiled modules, as an installation does beside its modules:
+the first start takes longer by what compiling takes."""
+_NOT_COMPILED = "PYTHONDONTWRITEBYTECODE"
 START_TIMEOUT = 180.0
 STUDY_TIMEOUT = 180.0
 """Generous, for a loaded machine; whoever waits returns at once when all is well."""
@@ -87,6 +91,8 @@ class HubOptions:
     sections: Sections = field(default_factory=dict)
     """Top-level sections of the configuration that replace this module's."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the DICOM source."""
 
 
 class RunningHub:
@@ -158,17 +164,11 @@ class RunningHub:
         """Process of a role that runs now."""
         if role in self._processes:
             return self._processes[role].pid
-        kind, _, number = role.partition("-")
         serve = psutil.Process(self._processes["serve"].pid)
-        # The receiver is a copy of its parent, and has the same command line.
-        ending = serve.cmdline()[-2:] if kind == "receiver" else ["--role", kind]
-        found = sorted(
-            (child.create_time(), child.pid)
-            for child in serve.children()
-            if _command_line(child)[-2:] == ending
-        )
+        # The roles are copies of their parent, with its command line and a name of their own.
+        found = [child.pid for child in serve.children() if _name(child) == role]
         assert found, f"no process of the role {role} runs"
-        return found[int(number or 1) - 1][1]
+        return found[0]
 
     def model_processes(self, role: str = "worker-1") -> list[psutil.Process]:
         """The processes in which a worker runs its models."""
@@ -322,7 +322,9 @@ class RunningHub:
 
     def _environment(self) -> dict[str, str]:
         chosen = self.options.environment
-        return {**os.environ, "TMPDIR": str(self.temporary), **chosen}
+        inherited = {name: value for name, value in os.environ.items() if name != _NOT_COMPILED}
+        compiled = {"PYTHONPYCACHEPREFIX": str(COMPILED)}
+        return {**inherited, **compiled, "TMPDIR": str(self.temporary), **chosen}
 
     @staticmethod
     def _end_group(process: subprocess.Popen[bytes]) -> None:
@@ -334,11 +336,15 @@ class RunningHub:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_TIMEOUT)
-        psutil.wait_procs(children, STOP_TIMEOUT)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while any(_holds_something(child) for child in children):
+            assert time.monotonic() < deadline, "a killed process did not end"
+            time.sleep(0.002)
 
     def _configuration(self) -> dict[str, Any]:
         url = self.options.database_url
         source = {"name": "dicom", "kind": "dicom", "ae_title": AE_TITLE, "port": self.dicom_port}
+        source |= self.options.source
         retry = {"first_delay": 0.5, "factor": 1.5, "max_delay": 2.0, "attempts": 200}
         return {
             "data": str(self.data),
@@ -446,6 +452,20 @@ def _listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _holds_something(process: psutil.Process) -> bool:
+    """One that ended holds no port, file or lock any more, also before somebody has asked for its
+    exit status: whoever inherited it may take a second for that."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _name(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return str(process.name())
+    return ""
 
 
 def _command_line(process: psutil.Process) -> list[str]:

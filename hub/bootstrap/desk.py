@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hub.domain.audit import AuditOutcome
 from hub.domain.process import ProcessIdentity
+from hub.errors import TransientError
 from hub.ports import (
     Clock,
     CommitmentRequest,
@@ -28,7 +30,12 @@ if TYPE_CHECKING:
 _MOST_WAITING = 10_000
 """Rejections that wait for the database; of more than that only the number is kept."""
 
+_LOOK_SECONDS, _LONGEST_WAIT = 0.05, 5.0
+"""How often it is looked whether the tables are there, and when it is worth a warning that they
+are not: whoever needs them makes them as it starts, later than we do."""
+
 _open_database = at_first_call("hub.store.database:open_database")
+_schema_version = at_first_call("hub.store.database:schema_version")
 _journal = at_first_call("hub.store.journal:Journal")
 _signs_of_life = at_first_call("hub.supervisor.takeover:SignsOfLife")
 _knowledge = at_first_call("hub.store.knowledge:StoreKnowledge")
@@ -113,8 +120,10 @@ class Desk:
         """Say that this process lives, and write down what waits.
 
         Raises:
-            TransientError: the database is away; the next turn goes on.
+            TransientError: the database is away, or without our tables; the next turn goes on.
         """
+        if not self._registered:
+            self._wait_for_tables()
         life = _signs_of_life(self._database(), self._process, self._clock)
         if not self._registered:
             life.register(self._role)
@@ -128,12 +137,28 @@ class Desk:
             self._not_kept = 0
 
     def close(self, health: Mapping[str, Health]) -> None:
-        """The process ends in an orderly way."""
+        """The process ends in an orderly way.
+
+        Raises:
+            TransientError: the database is away, and what waits is lost.
+        """
         if self._opened is None:
             return
-        self.turn(health)
-        _signs_of_life(self._opened, self._process, self._clock).leave()
+        if self._registered or self._rejections:
+            self.turn(health)
+            _signs_of_life(self._opened, self._process, self._clock).leave()
         self._opened.close()
+
+    def _wait_for_tables(self) -> None:
+        give_up_at = time.monotonic() + _LONGEST_WAIT
+        while True:
+            found, needed = _schema_version(self._database())
+            if found == needed:
+                return
+            if time.monotonic() > give_up_at:
+                text = f"the database has schema {found or 'none'}, this version needs {needed}"
+                raise TransientError(text)
+            time.sleep(_LOOK_SECONDS)
 
     def _database(self) -> Database:
         with self._lock:

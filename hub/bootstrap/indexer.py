@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -12,10 +13,13 @@ from hub.store.erasing import erase_released
 from hub.store.extents import ExtentPool
 from hub.store.indexing import Indexer, QuietTimes, Rules
 from hub.supervisor.faults import Loop
-from hub.supervisor.processes import this_process
+from hub.supervisor.processes import settle_after_start, this_process
 from hub.supervisor.takeover import SignsOfLife
 
 _ERASE_SECONDS = 1.0
+_NICENESS = 10
+"""While images come in faster than the processors can do everything, senders go first: the index
+follows a little later, and catches up between transfers (nice(2))."""
 
 
 @dataclass(slots=True)
@@ -30,6 +34,7 @@ class IndexerRole:
 
     def start(self) -> None:
         """Go on where the index ends."""
+        os.nice(_NICENESS)
         self.life.register("indexer")
         interval = self.hub.settings.workers.heartbeat_seconds
         self._loops = (
@@ -39,6 +44,7 @@ class IndexerRole:
         )
         for loop in self._loops:
             loop.start()
+        settle_after_start()
 
     def health(self) -> dict[str, Health]:
         return {"indexer": self.indexer.health()}

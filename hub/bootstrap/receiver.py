@@ -24,7 +24,7 @@ from hub.registry import Components
 from hub.store.extents import ExtentPool
 from hub.store.objects import SegmentStore
 from hub.supervisor.faults import Loop
-from hub.supervisor.processes import end_with_parent, this_process
+from hub.supervisor.processes import end_with_parent, settle_after_start, this_process
 from hub.supervisor.sources import SupervisedSource
 
 log = structlog.get_logger(__name__)
@@ -100,6 +100,7 @@ def run_receiver(settings: Settings, components: Components) -> None:
         signal.signal(number, stop)
     running = build_receiver(settings, components)
     running.start()
+    settle_after_start()
     log.info("role.started", role="receiver", pid=os.getpid())
     stopping.wait()
     running.stop()

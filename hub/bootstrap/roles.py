@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 
-from hub.bootstrap.receiver import run_receiver
 from hub.config import Settings
-from hub.registry import Components
 from hub.supervisor.processes import RoleProcesses, Start
 
+_SHARED = ("hub.bootstrap.hub", "hub.store.knowledge", "hub.supervisor.takeover")
+"""What indexer, workers and web all load; threads none of it starts, and numpy, whose threads no
+copy would have, is not among it."""
 
-def role_processes(
-    settings: Settings, components: Components, config_file: str | None
-) -> RoleProcesses:
-    """A receiver, an indexer, the workers, and the web role.
 
-    The receiver is a copy of this process, with the configuration read: so it listens again a
-    moment after it died.
+def role_processes(settings: Settings, run: Callable[[str], None]) -> RoleProcesses:
+    """A receiver, an indexer, the workers, and the web role: copies of this process, in which
+    ``run(role)`` runs the role of that name.
+
+    The receiver comes first, with the configuration read and nothing else: so it listens a
+    moment after this process began, and again a moment after it died.
     """
-    program = [sys.executable, "-m", "hub"]
-    options = ["--config", config_file] if config_file else []
-    workers = [f"worker-{n + 1}" for n in range(settings.workers.count)]
-    roles: dict[str, Start] = {"receiver": partial(run_receiver, settings, components)}
-    for role in ("indexer", *workers, "web"):
-        roles[role] = [*program, *options, "serve", "--role", role.partition("-")[0]]
-    return RoleProcesses(roles)
+    workers = [f"worker-{number + 1}" for number in range(settings.workers.count)]
+    roles: dict[str, Start] = {
+        name: partial(run, name.partition("-")[0])
+        for name in ("receiver", *workers, "web", "indexer")
+    }
+    return RoleProcesses(roles, after_first=_load_shared)
+
+
+def _load_shared() -> None:
+    for module in _SHARED:
+        import_module(module)

@@ -7,35 +7,27 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from itertools import islice
 
 import structlog
 
 from hub.bootstrap.archives import Archives, build_archives, build_fetching, build_prior_steps
-from hub.bootstrap.hub import Hub, package_of
-from hub.config import ModelSettings, Settings, model_id_of
+from hub.bootstrap.hub import Hub
+from hub.bootstrap.models import LoadingModels
+from hub.config import Settings
 from hub.domain.delivery import DocumentKind, RetryPolicy
 from hub.domain.routing import Route
 from hub.durable import Engine, JobQueue, Queue
-from hub.errors import CaidxError, ConfigError, ConfigProblem, TransientError
+from hub.errors import CaidxError
 from hub.fetching import FETCH_JOB, FETCH_QUEUE, FETCHES_AT_ONCE
-from hub.formats import dicom_seg, dicom_sr, fhir_report, report_pdf
 from hub.formats.encoding import BusinessIdentifier, Encoder, EncodingContext
-from hub.formats.rehearsal import rehearse
 from hub.formats.route_expression import compile_expression
 from hub.pipeline import Pipeline, delivery_queue
-from hub.ports import (
-    AdapterContext,
-    Archive,
-    DestinationContext,
-    Health,
-    ModelAdapter,
-    ModelPackage,
-)
+from hub.ports import Archive, Health, ModelAdapter, at_first_call
 from hub.prior_steps import PRIORS_JOB, PRIORS_QUEUE
-from hub.registry import Components, Registry, RunningDestination, RunningModel
+from hub.registry import Registry
 from hub.store.delivery_ledger import DELIVERY_JOB, DeliveryLedger
 from hub.store.housekeeper import EngineRecords, Housekeeper
 from hub.store.index_mark import index_mark
@@ -44,24 +36,25 @@ from hub.store.retention import Kept, RetentionPolicy, StudyKeeper
 from hub.store.series_progress import SeriesTimes
 from hub.study_steps import STUDY_JOB, STUDY_QUEUE, inference_queue
 from hub.supervisor.faults import Loop, isolated
-from hub.supervisor.processes import this_process
+from hub.supervisor.processes import settle_after_start, this_process
 from hub.supervisor.takeover import SignsOfLife, Takeover
 
 ENCODERS: Mapping[DocumentKind, Encoder] = {
-    DocumentKind.PDF: report_pdf.encode,
-    DocumentKind.SEG: dicom_seg.encode,
-    DocumentKind.SR: dicom_sr.encode,
-    DocumentKind.ENCAPSULATED_PDF: report_pdf.encode_dicom,
-    DocumentKind.FHIR: fhir_report.encode,
+    DocumentKind.PDF: at_first_call("hub.formats.report_pdf:encode"),
+    DocumentKind.SEG: at_first_call("hub.formats.dicom_seg:encode"),
+    DocumentKind.SR: at_first_call("hub.formats.dicom_sr:encode"),
+    DocumentKind.ENCAPSULATED_PDF: at_first_call("hub.formats.report_pdf:encode_dicom"),
+    DocumentKind.FHIR: at_first_call("hub.formats.fhir_report:encode"),
 }
-"""In the order in which documents refer to each other."""
+"""In the order in which documents refer to each other. The first call loads them: the rehearsal's,
+as soon as the worker works."""
+_rehearse = at_first_call("hub.formats.rehearsal:rehearse")
 _COMPLETENESS_SECONDS = 0.02
 _SERIES_SECONDS = 0.25
 _ARCHIVES_SECONDS = 0.2
 _PRIORS_AT_ONCE = 4
 _STOP_SECONDS = 10
 _SILENT_HEARTBEATS = 5
-_LOAD_ATTEMPTS = 3
 
 log = structlog.get_logger(__name__)
 
@@ -85,74 +78,6 @@ def routes_of(settings: Settings) -> tuple[Route, ...]:
         )
         for route in settings.routes
     )
-
-
-def build_adapters(hub: Hub) -> dict[str, ModelAdapter]:
-    """One adapter per kind that a model uses."""
-    return {
-        kind: hub.components.adapters[kind].build(
-            options, AdapterContext(name=kind, objects=hub.objects, clock=hub.clock)
-        )
-        for kind, options in hub.settings.adapters.items()
-    }
-
-
-def build_destinations(hub: Hub) -> dict[str, RunningDestination]:
-    """Every configured destination; none is contacted."""
-    destinations = {}
-    for entry in hub.settings.destinations:
-        build = hub.components.connectors[entry.kind].build_destination
-        if build is None:  # settings are validated against the connectors: a stranger's mistake
-            problem = ConfigProblem(
-                hub.settings.file, 0, entry.name, f"{entry.kind} is no destination"
-            )
-            raise ConfigError((problem,))
-        context = DestinationContext(name=entry.name, clock=hub.clock)
-        destinations[entry.name] = RunningDestination(
-            destination=build(entry.options, context),
-            documents=tuple(entry.documents),
-            retry=entry.delivery.policy,
-            concurrency=entry.concurrency,
-        )
-    return destinations
-
-
-def load_registry(hub: Hub, adapters: Mapping[str, ModelAdapter]) -> Registry:
-    """Load every model; one that cannot run is kept with its reason, and the others go on."""
-    models: dict[str, RunningModel] = {}
-    broken: dict[str, str] = {}
-    for entry in hub.settings.models:
-        model_id = model_id_of(entry.package) or entry.package
-        try:
-            package = package_of(entry, hub.components)
-            model_id = package.card.id
-            _must_run(entry, package, hub.components)
-            _load(adapters[entry.adapter], package)
-        except CaidxError as error:
-            broken[model_id] = str(error)
-            log.error("model.broken", model_id=model_id, reason=str(error))  # noqa: TRY400
-        else:
-            models[model_id] = RunningModel(package, adapters[entry.adapter])
-    return Registry(models=models, broken_models=broken, destinations=build_destinations(hub))
-
-
-def _must_run(entry: ModelSettings, package: ModelPackage, components: Components) -> None:
-    wanted, offered = package.card.runtime.kind, components.adapters[entry.adapter].runtime_kind
-    if wanted != offered:
-        message = f"adapter {entry.adapter} runs {offered} models, this one is {wanted}"
-        raise ConfigError((ConfigProblem(entry.package, 0, "runtime.kind", message),))
-
-
-def _load(adapter: ModelAdapter, package: ModelPackage) -> None:
-    """Load a model; what may be a passing fault of a busy machine is tried again."""
-    for _ in range(_LOAD_ATTEMPTS - 1):
-        try:
-            adapter.load(package)
-        except TransientError as error:
-            log.warning("model.not-loaded", model_id=package.card.id, reason=str(error))
-        else:
-            return
-    adapter.load(package)
 
 
 def encoding_context(hub: Hub) -> Callable[[], EncodingContext]:
@@ -256,13 +181,14 @@ class Worker:
     housekeeper: Housekeeper
     archives: Archives
     _loops: tuple[Loop, ...] = ()
+    _mark: datetime | None = None
+    """The index mark with which nothing was due."""
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         """Begin to run jobs, and to look after those of dead workers."""
         self.life.register("worker")
         pipeline, interval = self.pipeline, self.hub.settings.workers.heartbeat_seconds
-        self._rehearse()
         self.archives.start()
         self.engine.start(
             {
@@ -285,6 +211,7 @@ class Worker:
             self._loops += (Loop("series", self._start_series, _SERIES_SECONDS),)
         for loop in self._loops:
             loop.start()
+        threading.Thread(target=self._rehearse, name="rehearsal", daemon=True).start()
 
     def health(self) -> dict[str, Health]:
         return {f"adapter:{kind}": adapter.health() for kind, adapter in self.adapters.items()}
@@ -307,7 +234,12 @@ class Worker:
         self.jobs.close()
 
     def _complete(self) -> None:
-        self.pipeline.complete_due_studies()
+        """Nothing becomes due while the mark stands still: then the database is not asked."""
+        mark = index_mark(self.hub.objects.root).get()
+        if mark == self._mark:
+            return
+        if self.pipeline.complete_due_studies() == 0:
+            self._mark = mark
 
     def _start_series(self) -> None:
         self.pipeline.start_complete_series()
@@ -319,12 +251,14 @@ class Worker:
     def _rehearse(self) -> None:
         """Without it the first report after a start takes half a second longer."""
         pipeline = self.pipeline
-        for running in islice(pipeline.registry.models.values(), 1):
-            key, card = running.package.key, running.package.card
-            try:
-                rehearse(pipeline.encoders, key, card, pipeline.context())
-            except CaidxError as error:
-                log.warning("worker.rehearsal-failed", model_id=card.id, reason=str(error))
+        try:
+            for running in islice(pipeline.registry.models.values(), 1):
+                key, card = running.package.key, running.package.card
+                _rehearse(pipeline.encoders, key, card, pipeline.context())
+        except CaidxError as error:
+            log.warning("worker.rehearsal-failed", model_id=card.id, reason=str(error))
+        finally:
+            settle_after_start()
 
     def _isolated(
         self, work: Callable[[str], None], on_fault: Callable[[str, str], None]
@@ -362,14 +296,13 @@ class Worker:
         return (*fetches, *priors)
 
 
-def build_worker(hub: Hub) -> Worker:
+def build_worker(hub: Hub, loading: LoadingModels) -> Worker:
     """The engine, the models and the destinations of one worker process."""
     process = this_process("worker")
     silence = timedelta(seconds=hub.settings.workers.heartbeat_seconds * _SILENT_HEARTBEATS)
-    adapters = build_adapters(hub)
     engine = Engine(hub.database.url, process.executor_id)
     jobs = JobQueue(hub.database.url, engine.look_now)
-    registry = load_registry(hub, adapters)
+    registry = loading.registry.result()
     archives = build_archives(hub, process)
     actor = f"worker:{process.executor_id}"
     return Worker(
@@ -378,7 +311,7 @@ def build_worker(hub: Hub) -> Worker:
         takeover=Takeover(hub.database, process, hub.clock, silence),
         engine=engine,
         jobs=jobs,
-        adapters=adapters,
+        adapters=loading.adapters,
         pipeline=build_pipeline(hub, registry, jobs, actor, archives.by_name),
         archives=archives,
         housekeeper=build_housekeeper(hub, engine, process.executor_id),

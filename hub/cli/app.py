@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -91,6 +92,7 @@ def prepare(
     ] = False,
 ) -> None:
     """The hub between hospital systems and AI vendors: studies in, findings out, all audited."""
+    gc.enable()  # see hub.__main__; the roles, which import more, wait a little longer
     context.obj = Session(config_file)
 
 

@@ -15,7 +15,7 @@ import typer
 
 from hub.bootstrap.archives import build_archives
 from hub.bootstrap.hub import Hub, open_hub
-from hub.bootstrap.worker import build_adapters, load_registry
+from hub.bootstrap.models import build_adapters, load_registry
 from hub.cli.session import Json, Session, session_of
 from hub.errors import CaidxError, TransientError
 from hub.ports import Archive, Destination

@@ -6,17 +6,23 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hub.cli.session import Json, Session, session_of
 from hub.errors import RejectedError
-from hub.ports import SendFiles, SentAs, SentFile
+from hub.ports import SendFiles, SendTls, SentAs, SentFile
 
 _ADDRESS = re.compile(r"(?P<ae>[^@]{1,16})@(?P<host>\[[^]]+\]|[^:]+):(?P<port>[0-9]{1,5})")
+_PASSWORD_VARIABLE = "CAIDX_TLS_KEY_PASSWORD"  # noqa: S105 - a name
 _GOOD = (SentAs.STORED, SentAs.WARNING)
+
+
+def _pem(name: str, help_text: str) -> Any:
+    """An option that names a PEM file."""
+    return typer.Option(name, exists=True, dir_okay=False, metavar="PEM", help=help_text)
 
 
 def send(
@@ -27,13 +33,42 @@ def send(
         str, typer.Option("--from", metavar="AET", help="AE title that we call ourselves.")
     ] = "CAIDX-SEND",
     *,
+    by_tls: Annotated[
+        bool, typer.Option("--tls", help="Connect by TLS; any other TLS option implies it.")
+    ] = False,
+    trusted: Annotated[
+        Path | None, _pem("--tls-trusted", "The authorities to trust instead of the system's.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, _pem("--tls-certificate", "Our certificate, then its chain.")
+    ] = None,
+    private_key: Annotated[
+        Path | None, _pem("--tls-private-key", "Of the certificate, if not in the same file.")
+    ] = None,
+    key_password: Annotated[
+        str | None, typer.Option(envvar=_PASSWORD_VARIABLE, hidden=True, show_envvar=False)
+    ] = None,
+    verify_host: Annotated[
+        bool,
+        typer.Option(
+            "--verify-host/--no-verify-host",
+            help="Whether the receiver's certificate has to name its host.",
+        ),
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Send files by C-STORE, as they are. Exit status 1 if any of them was not stored."""
+    """Send files by C-STORE, as they are. Exit status 1 if any of them was not stored.
+
+    The password of an encrypted private key stands in the environment: CAIDX_TLS_KEY_PASSWORD.
+    """
     session = session_of(context)
     address = _ADDRESS.fullmatch(to)
     if address is None:
         raise typer.BadParameter("must look like AET@host:port", param_hint="--to")
+    if private_key is not None and certificate is None:
+        raise typer.BadParameter("needs --tls-certificate", param_hint="--tls-private-key")
+    tls = SendTls(trusted, verify_host, certificate, private_key, key_password)
+    is_by_tls = by_tls or bool(trusted or certificate) or not verify_host
     sent = send_with_progress(
         session,
         sender_of(session),
@@ -43,6 +78,7 @@ def send(
         called_ae_title=address["ae"],
         calling_ae_title=calling,
         quiet=as_json,
+        tls=tls if is_by_tls else None,
     )
     if as_json:
         session.print_json(sent)
@@ -74,6 +110,7 @@ def send_with_progress(
     called_ae_title: str,
     calling_ae_title: str,
     quiet: bool = False,
+    tls: SendTls | None = None,
 ) -> list[SentFile]:
     """Send and show how far it is (on standard error, where it is a terminal)."""
     total = sum(1 for path in paths for file in _files(path) if file.is_file())
@@ -88,6 +125,7 @@ def send_with_progress(
             called_ae_title=called_ae_title,
             calling_ae_title=calling_ae_title,
             on_progress=lambda _file: progress.advance(task),
+            tls=tls,
         )
 
 

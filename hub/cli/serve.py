@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 import threading
 from contextlib import closing
 from enum import StrEnum
@@ -21,6 +23,7 @@ from hub.ports import at_first_call
 from hub.supervisor.processes import end_with_parent
 
 _open_hub = at_first_call("hub.bootstrap.hub:open_hub")
+_begin_loading = at_first_call("hub.bootstrap.models:begin_loading")
 _build_worker = at_first_call("hub.bootstrap.worker:build_worker")
 _build_indexer = at_first_call("hub.bootstrap.indexer:build_indexer")
 _serve_web = at_first_call("hub.web.server:serve_web")
@@ -56,19 +59,23 @@ def serve(
     session = session_of(context)
     settings = session.settings
     configure_logging(settings.log.level, settings.log.format)
+    gc.disable()  # until the roles are up: see settle_after_start
+    if role is Role.ALL:
+        role_processes(settings, lambda name: _run_role(session, Role(name))).run()
+    else:
+        _run_role(session, role)
+
+
+def _run_role(session: Session, role: Role) -> None:
     try:
-        match role:
-            case Role.ALL:
-                file = None if session.config_file is None else str(session.config_file)
-                role_processes(settings, session.components, file).run()
-            case Role.RECEIVER:
-                run_receiver(settings, session.components)
-            case _:
-                end_with_parent()
-                _serve_with_store(session, role)
+        if role is Role.RECEIVER:
+            run_receiver(session.settings, session.components)
+        else:
+            end_with_parent()
+            _serve_with_store(session, role)
     except CaidxError as error:
         structlog.get_logger().error("role.failed", role=role.value, error=error)
-        raise typer.Exit(1) from None
+        sys.exit(1)
 
 
 def _serve_with_store(session: Session, role: Role) -> None:
@@ -78,7 +85,8 @@ def _serve_with_store(session: Session, role: Role) -> None:
             case Role.INDEXER:
                 _run(_build_indexer(hub), role)
             case Role.WORKER:
-                _run(_build_worker(hub), role)
+                loading = _begin_loading(hub)
+                _run(_build_worker(hub, loading), role)
             case _:
                 _serve_web(hub)
 

@@ -12,6 +12,8 @@ from hub.cli.actor import actor, job_queue, rerouting, study_keeper
 from hub.cli.session import Json, Limit, Session, cell, session_of
 from hub.errors import RejectedError
 from hub.fetching import request_study
+from hub.formats.fhir_imaging_study import read_imaging_studies
+from hub.store.knowledge import record_expectation
 from hub.store.overview import StudyTimeline, list_studies, study_timeline
 
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*")
@@ -109,6 +111,24 @@ def fetch(
     with session.hub() as hub, job_queue(hub) as jobs:
         request_study(hub.database, jobs, hub.journal(actor()), study_instance_uid, archive)
     session.out.print(f"archive {archive} is asked for study {study_instance_uid}")
+
+
+@app.command()
+def expect(
+    context: typer.Context,
+    file: Annotated[
+        typer.FileBinaryRead,
+        typer.Argument(metavar="FILE", help="JSON of a FHIR R4 ImagingStudy, or of a Bundle; or -"),
+    ],
+) -> None:
+    """Tell how many images a study has, as an ImagingStudy says, also before the first one."""
+    session = session_of(context)
+    expected = read_imaging_studies(file.read())
+    with session.hub() as hub, hub.database.write() as connection:
+        for one in expected:
+            record_expectation(connection, hub.journal(actor()), one)
+    for one in expected:
+        session.out.print(f"study {one.study_instance_uid}: {one.number_of_instances} images")
 
 
 @app.command()

@@ -48,6 +48,7 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
         arbitrary_types_allowed=True,
+        defer_build=True,  # they are validated as parts of the whole file only
     )
 
 

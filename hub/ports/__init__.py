@@ -26,6 +26,7 @@ from hub.ports.components import (
 from hub.ports.destinations import (
     Destination,
     SendFiles,
+    SendTls,
     SentAs,
     SentFile,
 )
@@ -49,6 +50,7 @@ from hub.ports.knowledge import (
     Expectation,
     ExpectationSource,
     Knowledge,
+    NamedSeries,
     ProcedureStep,
     ReferencedInstance,
 )
@@ -89,6 +91,7 @@ __all__ = [
     "Knowledge",
     "ModelAdapter",
     "ModelPackage",
+    "NamedSeries",
     "ObjectStore",
     "ProcedureStep",
     "ReceivedObject",
@@ -97,6 +100,7 @@ __all__ = [
     "RemoteSeries",
     "RemoteStudy",
     "SendFiles",
+    "SendTls",
     "Sender",
     "SentAs",
     "SentFile",

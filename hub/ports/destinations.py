@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -59,6 +59,22 @@ class SentFile:
     sop_instance_uid: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SendTls:
+    """How to connect by TLS to the receiver of files that a person sends."""
+
+    trusted: Path | None = None
+    """PEM file: the authorities to trust instead of the system's."""
+    verify_host: bool = True
+    """Whether the receiver's certificate has to name its host."""
+    certificate: Path | None = None
+    """PEM file: our certificate, then its chain, for receivers that want one."""
+    private_key: Path | None = None
+    """PEM file: the certificate's private key; None: it stands in the certificate's file."""
+    private_key_password: str | None = field(default=None, repr=False)
+    """Of an encrypted private key."""
+
+
 class SendFiles(Protocol):
     """Sends files to an address by hand (``caidx send``)."""
 
@@ -71,10 +87,12 @@ class SendFiles(Protocol):
         called_ae_title: str,
         calling_ae_title: str,
         on_progress: Callable[[SentFile], None] | None = None,
+        tls: SendTls | None = None,
     ) -> list[SentFile]:
         """Send files, and all files in folders; one answer per file, in order.
 
         Raises:
             TransientError: the receiver cannot be reached at all.
+            ConfigError: a file of ``tls`` cannot be used.
         """
         ...

@@ -32,6 +32,9 @@ class Sender:
     calling_ae_title: str = ""
     called_ae_title: str = ""
     address: str = ""
+    announced_bytes: int = 0
+    """How much the whole transfer will carry, where the protocol says so: room is made for it.
+    Nothing relies on it; 0: nobody knows."""
 
 
 class EndOfTransfer(StrEnum):

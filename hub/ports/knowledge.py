@@ -22,6 +22,14 @@ class ExpectationSource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class NamedSeries:
+    """The instances of a series, as somebody who knows names them."""
+
+    series_instance_uid: str
+    sop_instance_uids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """What a study will consist of, as somebody who knows says."""
 
@@ -30,6 +38,8 @@ class Expectation:
     number_of_instances: int | None = None
     sop_instance_uids: tuple[str, ...] = ()
     """Where it names them: these, and not any others, are waited for."""
+    series: tuple[NamedSeries, ...] = ()
+    """Where it also says to which series they belong: each is complete when its own are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,13 @@ class ProcedureStep:
     study_instance_uid: str
     status: str
     """Performed Procedure Step Status (0040,0252): IN PROGRESS, DISCONTINUED or COMPLETED."""
-    sop_instance_uids: tuple[str, ...] = ()
+    series: tuple[NamedSeries, ...] = ()
     """What it made, as its Performed Series Sequence (0040,0340) lists it."""
+
+    @property
+    def sop_instance_uids(self) -> tuple[str, ...]:
+        """All that it made, each once."""
+        return tuple(dict.fromkeys(uid for one in self.series for uid in one.sop_instance_uids))
 
 
 @dataclass(frozen=True, slots=True)

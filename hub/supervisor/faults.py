@@ -6,6 +6,7 @@ kept, because the values in them may be patient data.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -71,6 +72,20 @@ def isolated(
                 return
 
     return run
+
+
+def run_to_the_end(run: Callable[[], None]) -> None:
+    """All that a forked process does: what it raises goes to the log as the log writes errors,
+    and not, as multiprocessing would have it, with its message to standard error.
+
+    Raises:
+        SystemExit: with status 1, after that.
+    """
+    try:
+        run()
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
 
 
 @dataclass(slots=True)

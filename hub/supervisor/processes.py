@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import multiprocessing
 import os
 import select
@@ -20,16 +22,23 @@ from typing import Protocol
 import structlog
 
 from hub.domain.process import ProcessIdentity
+from hub.supervisor.faults import run_to_the_end
 
 _PARENT, _PARENT_SECONDS = "CAIDX_PARENT_PID", 0.5
 _KEEP_FREED_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+    "MALLOC_ARENA_MAX": (-8, 1),
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 512 << 20),
 }
-"""For glibc's malloc in the children, unless the environment says otherwise: the next study needs
-as much memory as the last one, and pages that went back to the system are cleared again one by
-one, which is three quarters of the time that encoding a segmentation takes."""
+"""Environment variable -> (option of mallopt(3), value) for glibc's malloc in the children, unless
+the environment says otherwise: the next study needs as much memory as the last one, and pages that
+went back to the system are cleared again one by one, which is three quarters of the time that
+encoding a segmentation takes."""
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+"""NumPy's library of linear algebra starts its threads when it is loaded, and spins in them; what
+the hub gives it is too small for more than one."""
+_LONGEST_NAME = 15
+"""Of a process (proc(5), /proc/<pid>/comm)."""
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +77,13 @@ def _start_time(pid: int) -> str:
     fields = stat.rpartition(")")[2].split()
     is_zombie = fields[0] == "Z"
     return "" if is_zombie else fields[19]
+
+
+def settle_after_start() -> None:
+    """What was loaded for the start stays to the end: the collector of cycles, which the start
+    went without, begins its work, and does not look at it again."""
+    gc.freeze()
+    gc.enable()
 
 
 def end_with_parent() -> None:
@@ -114,7 +130,7 @@ class ForkedChild:
 
     def __init__(self, role: str, run: Callable[[], None]) -> None:
         context = multiprocessing.get_context("fork")
-        self._process = context.Process(target=_run_forked, args=(run,), name=role)
+        self._process = context.Process(target=_run_forked, args=(role, run), name=role)
         self._process.start()
 
     @property
@@ -137,11 +153,28 @@ class ForkedChild:
         return self._process.exitcode
 
 
-def _run_forked(run: Callable[[], None]) -> None:
+def _run_forked(role: str, run: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    os.environ[_PARENT] = str(os.getppid())
-    run()
+    os.environ.update(_environment(os.getppid()))
+    _keep_freed_memory()
+    with suppress(OSError):  # only Linux has it, and it is for those who look
+        Path("/proc/self/comm").write_text(role[:_LONGEST_NAME])
+    run_to_the_end(run)
+
+
+def _environment(parent: int) -> dict[str, str]:
+    """Of a child."""
+    malloc = {name: str(value) for name, (_, value) in _KEEP_FREED_MEMORY.items()}
+    return malloc | _ONE_THREAD | os.environ | {_PARENT: str(parent)}
+
+
+def _keep_freed_memory() -> None:
+    """The variables are read when a program begins, and a copy of this one has begun already."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc and musl; macOS has none
+    if mallopt is not None:
+        for name, (option, _) in _KEEP_FREED_MEMORY.items():
+            mallopt(option, int(os.environ[name]))
 
 
 Start = Sequence[str] | Callable[[], None]
@@ -162,7 +195,11 @@ class RoleProcesses:
     """
 
     roles: Mapping[str, Start]
+    """In the order in which they start."""
     grace_seconds: float = 15.0
+    after_first: Callable[[], None] | None = None
+    """Called once, when the first role was started: loads what the others, being copies of this
+    process, then need not load each by itself. Must leave no thread and nothing open."""
     _children: dict[str, Child] = field(default_factory=dict)
     _descriptors: dict[int, str] = field(default_factory=dict)
     """Descriptor of a child's process (pidfd_open(2)), readable when it ended -> role."""
@@ -176,8 +213,7 @@ class RoleProcesses:
         """Until SIGTERM or SIGINT; then the children get time to end."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
-        for role in self.roles:
-            self._start(role)
+        self._start_all()
         while not self._stop.is_set():
             self._wait_for_a_death(0.1)
             for role, child in list(self._children.items()):
@@ -187,6 +223,14 @@ class RoleProcesses:
                 if time.monotonic() >= moment:
                     self._start(role)
         self._end()
+
+    def _start_all(self) -> None:
+        for number, role in enumerate(self.roles):
+            if number == 1 and self.after_first is not None:
+                self.after_first()
+                gc.freeze()  # so that no copy's collector writes to the pages that they share
+            if not self._stop.is_set():
+                self._start(role)
 
     def _wait_for_a_death(self, longest: float) -> None:
         ready, _, _ = select.select(list(self._descriptors), [], [], longest)
@@ -200,8 +244,7 @@ class RoleProcesses:
         if callable(start):
             child: Child = ForkedChild(role, start)
         else:
-            environment = _KEEP_FREED_MEMORY | os.environ | {_PARENT: str(os.getpid())}
-            child = subprocess.Popen(list(start), env=environment)
+            child = subprocess.Popen(list(start), env=_environment(os.getpid()))
         self._children[role] = child
         self._started[role] = time.monotonic()
         with suppress(ProcessLookupError):  # it is gone already: the next look finds it

@@ -16,13 +16,12 @@ from hub.domain.intended_use import slice_depth
 from hub.domain.model_card import ModelCard, VolumeInput
 from hub.domain.study import Instance, Location, Series
 from hub.errors import TransientError, UnsuitableError
-from hub.formats.pixel_codecs import PLAIN_SYNTAXES
+from hub.formats.image_header import MAXIMUM_VOXELS, PLAIN_SYNTAXES
 from hub.formats.pixel_data import native_bytes_held
-from hub.formats.volume import MAXIMUM_VOXELS
 from hub.ports import AdapterContext, Health, HealthState, ModelPackage
 from model_adapters.onnx_local.config import OnnxLocalConfig
+from model_adapters.onnx_local.messages import Answered, Limits, RegionShape, Run
 from model_adapters.onnx_local.processes import WorkerLostError, WorkerPool, WorkerProcess
-from model_adapters.onnx_local.worker import Answered, Limits, RegionShape, Run
 
 
 class OnnxLocalAdapter:
@@ -34,6 +33,7 @@ class OnnxLocalAdapter:
         self._packages: dict[ModelKey, ModelPackage] = {}
         self._lock = Lock()
         self._pool = WorkerPool(config.processes, self._start_worker)
+        self._pool.start_one()  # loading waits for it, and what else the hub starts need not
         self._health = Health(HealthState.STARTING, "no model yet", context.clock.now())
 
     def _start_worker(self) -> WorkerProcess:

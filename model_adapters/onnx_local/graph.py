@@ -17,8 +17,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnx_faults
 from hub.domain.model_card import Artefact, ModelCard, RegionSpec, TensorBinding
 from hub.domain.model_steps import EcgIntervals
 from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError, UnsuitableError
+from hub.formats.recording import Waveform
 from hub.formats.volume import Volume
-from hub.formats.waveform import Waveform
 from hub.ports import ModelPackage
 from model_adapters.onnx_local.preprocessing import SINGLE, Data
 

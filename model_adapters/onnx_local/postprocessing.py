@@ -24,7 +24,7 @@ from hub.domain.model_card import (
 )
 from hub.domain.model_steps import EcgIntervals, MeanOverSamples, PostprocessingStep, Softmax
 from hub.errors import RejectedError, UnsuitableError
-from hub.formats.waveform import Waveform
+from hub.formats.recording import Waveform
 from model_adapters.onnx_local.ecg import intervals_from_wave_classes
 from model_adapters.onnx_local.preprocessing import SINGLE, AxisMap, Data
 

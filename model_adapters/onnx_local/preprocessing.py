@@ -37,8 +37,8 @@ from hub.domain.model_steps import (
 from hub.errors import RejectedError, UnsuitableError
 from hub.formats.image import Image
 from hub.formats.presentation import displayed
+from hub.formats.recording import Waveform
 from hub.formats.volume import Volume
-from hub.formats.waveform import Waveform
 
 Array = NDArray[Any]
 SINGLE = "1"

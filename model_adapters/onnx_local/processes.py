@@ -7,6 +7,8 @@ import os
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from threading import Event
@@ -14,8 +16,7 @@ from threading import Event
 from hub.domain.inference import ModelKey
 from hub.errors import TransientError
 from hub.ports import ModelPackage, ObjectStore
-from model_adapters.onnx_local import worker as child
-from model_adapters.onnx_local.worker import Answered, Done, Failed, Limits, Load, Run, Unload
+from model_adapters.onnx_local.messages import Answered, Done, Failed, Limits, Load, Run, Unload
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it; only its room is asked for
 _STOP_SECONDS = 2.0
@@ -27,6 +28,11 @@ class WorkerLostError(TransientError):
     """The worker process is gone or was killed; another one takes its place."""
 
 
+def _serve(connection: Connection, store: ObjectStore, limits: Limits) -> None:
+    """What the child runs; what it needs is loaded there and not here."""
+    import_module("model_adapters.onnx_local.worker").main(connection, store, limits)
+
+
 class WorkerProcess:
     """One child process. Used by one thread at a time."""
 
@@ -34,7 +40,7 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=child.main, args=(theirs, store, limits), name="caidx-onnx", daemon=True
+            target=_serve, args=(theirs, store, limits), name="caidx-onnx", daemon=True
         )
         self._process.start()
         theirs.close()
@@ -181,6 +187,11 @@ class WorkerPool:
         self._size = size
         for _ in range(size):
             self._free.put(None)  # started when first needed
+
+    def start_one(self) -> None:
+        """Have a worker start while the caller does something else."""
+        self._free.get()
+        self._free.put(self._start())
 
     @contextmanager
     def worker(self) -> Iterator[WorkerProcess]:

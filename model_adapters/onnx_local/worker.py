@@ -10,7 +10,7 @@ import ctypes
 import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -20,24 +20,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hub.domain.finding import Evidence, Finding, FramePlace, Segment
+from hub.domain.finding import Evidence
 from hub.domain.inference import ModelKey, Outcome, Timing
 from hub.domain.intended_use import frame_reasons
 from hub.domain.model_card import ImageInput, ModelCard, RegionSpec, VolumeInput
-from hub.domain.study import Location
 from hub.errors import (
     ConfigError,
-    ConfigProblem,
     IntegrityError,
     RejectedError,
     TransientError,
     UnsuitableError,
 )
 from hub.formats.image import Image, read_single_image
+from hub.formats.recording import Waveform
 from hub.formats.volume import Volume, read_volume
-from hub.formats.waveform import Waveform, read_waveform
-from hub.ports import ModelPackage, ObjectStore
+from hub.ports import ObjectStore, at_first_call
 from model_adapters.onnx_local.graph import Graph, open_graph
+from model_adapters.onnx_local.messages import (
+    Answered,
+    Done,
+    Failed,
+    Limits,
+    Load,
+    RegionShape,
+    Run,
+    Unload,
+)
 from model_adapters.onnx_local.postprocessing import (
     Subject,
     findings_of,
@@ -47,91 +55,17 @@ from model_adapters.onnx_local.postprocessing import (
 )
 from model_adapters.onnx_local.preprocessing import preprocess
 
+read_waveform = at_first_call("hub.formats.waveform:read_waveform")
+
 Source = Volume | Image | Waveform
+_FOR_REQUESTS = ("hub.formats.waveform", "highdicom")
+"""Loaded when the first model is and nothing else is to be done: reading takes them."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Options of mallopt(3)."""
 _KEPT_BYTES = 1 << 30
 """Freed memory beyond this goes back to the system."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one worker may use."""
-
-    graph_threads: int
-    decoder_threads: int
-    memory_bytes: int | None
-
-
-# --- what goes through the pipe ----------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    package: ModelPackage
-
-
-@dataclass(frozen=True, slots=True)
-class Unload:
-    models: frozenset[ModelKey]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One request: the files of its series, slices in order where the index knows it."""
-
-    model: ModelKey
-    study_instance_uid: str
-    instances: tuple[tuple[str, Location], ...]
-    """SOP Instance UID and place of each."""
-    labels: str
-    """Name of the shared memory for the label map; empty where none is wanted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Ready, loaded or unloaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegionShape:
-    """A label map that lies in the shared memory."""
-
-    sop_instance_uids: tuple[str, ...]
-    rows: int
-    columns: int
-    segments: tuple[Segment, ...]
-    includes: tuple[tuple[int, tuple[int, ...]], ...]
-    frames: tuple[FramePlace, ...] = ()
-    """As in ``Region``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    outcome: Outcome
-    findings: tuple[Finding, ...]
-    region: RegionShape | None
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...]
-    timings: tuple[Timing, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An error on its way to the parent, in parts that pickle."""
-
-    kind: type[Exception]
-    message: str
-    reasons: tuple[str, ...] = ()
-    problems: tuple[ConfigProblem, ...] = ()
-
-    def raise_again(self) -> None:
-        """The same error as in the worker."""
-        if self.kind is UnsuitableError:
-            raise UnsuitableError(self.reasons)
-        if self.kind is ConfigError:
-            raise ConfigError(self.problems)
-        raise self.kind(self.message)
+_IDLE_SECONDS = 0.2
+"""Another model to load comes sooner than that."""
 
 
 # --- the loop ----------------------------------------------------------------------------
@@ -148,10 +82,17 @@ def main(connection: Connection, store: ObjectStore, limits: Limits) -> None:
     while True:
         try:
             connection.send(reply)
+            if worker.has_models and not connection.poll(_IDLE_SECONDS):
+                _load_the_rest()
             message = connection.recv()
         except (EOFError, OSError):
             return
         reply = worker.handle(message)
+
+
+def _load_the_rest() -> None:
+    for module in _FOR_REQUESTS:
+        import_module(module)
 
 
 def _limit_memory(limit: int) -> None:
@@ -177,6 +118,10 @@ class Worker:
         self._limits = limits
         self._graphs: dict[ModelKey, Graph] = {}
         self._decoders = ThreadPoolExecutor(limits.decoder_threads)
+
+    @property
+    def has_models(self) -> bool:
+        return bool(self._graphs)
 
     def handle(self, message: Load | Unload | Run) -> Done | Answered | Failed:
         """Do as the parent says; every failure becomes an answer."""
@@ -289,7 +234,7 @@ def _decoded(card: ModelCard, files: Iterator[bytes], count: int, decoders: Exec
         return read_volume(files, count, spacing_tolerance=tolerance, decoders=decoders)
     if isinstance(card.input, ImageInput):
         return read_single_image(next(files), card.input)
-    wave = read_waveform(next(files))
+    wave: Waveform = read_waveform(next(files))
     if wave.seconds < card.input.minimum_seconds:
         needed = f"{card.input.minimum_seconds:g} s are needed"
         raise UnsuitableError((f"{wave.seconds:.1f} s recorded, {needed}",))

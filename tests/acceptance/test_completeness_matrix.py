@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +71,41 @@ def test_the_expected_number_while_the_transfer_is_still_open(hub: RunningHub) -
         assert evidence(hub, "expected") == ("expected-count", 8, 8)
         (conclusion,) = conclusions(hub, "expected")
     assert "INCOMPLETE" not in conclusion
+
+
+def imaging_study(name: str, number: int) -> str:
+    """What an order or an archive would say of a study by FHIR R4."""
+    return json.dumps(
+        {
+            "resourceType": "ImagingStudy",
+            "status": "available",
+            "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{study_uid(name)}"}],
+            "numberOfInstances": number,
+        }
+    )
+
+
+def test_an_imaging_study_before_the_first_image(hub: RunningHub, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(imaging_study("fhir-before", 8))
+    hub.caidx("study", "expect", str(tmp_path / "study.json"))
+    with association(hub) as sender:
+        store(sender, images("fhir-before", MAIN))
+        assert evidence(hub, "fhir-before") == ("expected-count", 8, 8)
+    shown = hub.caidx("study", "show", study_uid("fhir-before")).stdout
+    assert "8 images are expected, as an order says" in shown
+
+
+def test_an_imaging_study_while_the_transfer_is_open(hub: RunningHub, tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(imaging_study("fhir-after", 8))
+    with association(hub) as sender:
+        store(sender, images("fhir-after", MAIN))
+        hub.wait_for_study(study_uid("fhir-after"), "received")
+        hub.caidx("study", "expect", str(tmp_path / "study.json"))
+        assert evidence(hub, "fhir-after") == ("expected-count", 8, 8)
+    timeline = hub.timeline(study_uid("fhir-after"))
+    assert timeline is not None
+    (event,) = [event for event in timeline.events if event.action == "study.expected"]
+    assert event.actor == f"user:{getpass.getuser()}"
 
 
 def test_missing_images_are_told_in_the_report(hub: RunningHub) -> None:

@@ -65,6 +65,37 @@ def termscu(port: int, *, check: bool = True) -> subprocess.CompletedProcess[str
     return _dcmtk("termscu", ["-v", "127.0.0.1", str(port)], check=check)
 
 
+def movescu(
+    port: int,
+    study_instance_uid: str,
+    destination: str,
+    *,
+    aec: str,
+    options: Sequence[str] = (),
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Have an archive send a study to an AE title that it knows (Study Root C-MOVE)."""
+    called = ["-aec", aec, "-aem", destination, *_study(study_instance_uid)]
+    return _dcmtk("movescu", ["-v", "-S", *options, *called, "127.0.0.1", str(port)], check=check)
+
+
+def findscu(port: int, study_instance_uid: str) -> subprocess.CompletedProcess[str]:
+    """Ask for a study (Study Root C-FIND)."""
+    arguments = ["-v", "-S", *_study(study_instance_uid), "127.0.0.1", str(port)]
+    return _dcmtk("findscu", arguments, check=False)
+
+
+def getscu(port: int, study_instance_uid: str) -> subprocess.CompletedProcess[str]:
+    """Ask to be sent a study on the same association (Study Root C-GET)."""
+    arguments = ["-v", "-S", *_study(study_instance_uid), "127.0.0.1", str(port)]
+    return _dcmtk("getscu", arguments, check=False)
+
+
+def _study(study_instance_uid: str) -> list[str]:
+    keys = ["QueryRetrieveLevel=STUDY", f"StudyInstanceUID={study_instance_uid}"]
+    return [part for key in keys for part in ("-k", key)]
+
+
 def dcmdump(file: Path, *options: str) -> str:
     """The data set as text."""
     return _dcmtk("dcmdump", [*options, str(file)]).stdout

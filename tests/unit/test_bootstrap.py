@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from hub import bootstrap
 from hub.bootstrap.hub import open_hub
-from hub.bootstrap.worker import load_registry
+from hub.bootstrap.models import load_registry
 from hub.config import ModelSettings, load_settings
 from hub.errors import TransientError
 from hub.ports import ModelPackage
@@ -61,3 +63,32 @@ def test_an_adapter_is_not_given_a_model_that_it_does_not_run(hub: bootstrap.Hub
     components = replace(hub.components, adapters={"onnx_local": other})
     registry = load_registry(replace(hub, components=components), {"onnx_local": _Busy(0)})
     assert "runs vendor_http models" in registry.broken_models["lung-density"]
+
+
+def test_what_the_roles_share_is_light_and_starts_no_thread() -> None:
+    """Copies of a process with threads lack them; and the receiver, too, starts again from it."""
+    code = (
+        "import sys; from pathlib import Path; import hub.cli.serve; "
+        "from hub.registry import discover; discover(); "
+        "from hub.bootstrap.roles import _load_shared; _load_shared(); "
+        "heavy = {'numpy', 'pydicom', 'highdicom', 'fastapi', 'dbos', 'alembic', 'onnxruntime'}; "
+        "print(sorted(heavy & set(sys.modules)), len(list(Path('/proc/self/task').iterdir())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[] 1\n"
+
+
+def test_the_process_of_a_worker_does_not_load_the_runtime_of_its_models() -> None:
+    code = (
+        "import sys; import hub.bootstrap.worker, hub.bootstrap.models; "
+        "import model_adapters.onnx_local.adapter, hub.__main__; "
+        "print(sorted({'onnxruntime', 'onnx', 'highdicom', 'alembic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_process_of_a_model_does_not_load_the_command_line() -> None:
+    code = "import sys; import hub.__main__; print('typer' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"

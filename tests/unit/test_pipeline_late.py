@@ -18,8 +18,9 @@ from hub.domain.study import StudyKey
 from hub.errors import RejectedError, TransientError
 from hub.formats.ct_phantom import chest_phantom
 from hub.formats.route_expression import compile_expression
-from hub.ports import EndOfTransfer, Expectation, ExpectationSource
+from hub.ports import EndOfTransfer, Expectation, ExpectationSource, NamedSeries, ProcedureStep
 from hub.store import audit, studies
+from hub.store.knowledge import StoreKnowledge
 from hub.store.schema import alerts, deliveries, requests, route_decisions, study_revisions
 from hub.study_steps import Rerouting
 from tests.unit.test_pipeline import SENDER, Bench, _finding, _route, as_received, make_bench
@@ -292,6 +293,115 @@ def test_images_of_the_series_that_come_late_are_asked_about_again(early: Bench)
     assert asked(early) == [("urgent", 1, 2), ("urgent", 2, 3), ("whole", 2, 3)]
     amended = ["AMENDED" in text for text in conclusions(early)]
     assert sorted(amended) == [False, False, True]
+
+
+def uid(description: str, number: int) -> str:
+    return derived_uid(STUDY, description, str(number))
+
+
+def named(description: str, *numbers: int) -> NamedSeries:
+    uids = tuple(uid(description, number) for number in numbers)
+    return NamedSeries(derived_uid(STUDY, description), uids)
+
+
+def step(status: str, *made: NamedSeries, name: str = "1.2.9.1") -> ProcedureStep:
+    return ProcedureStep(name, STUDY, status, made)
+
+
+def knowledge(bench: Bench) -> StoreKnowledge:
+    return StoreKnowledge(bench.pipeline.database, bench.store.objects, bench.clock)
+
+
+def because(bench: Bench) -> list[object]:
+    """Why series were complete, of each revision."""
+    return [
+        event.detail["because"]["series"]
+        for event in audit.events(bench.pipeline.database)
+        if event.action == "study.completed"
+    ]
+
+
+def test_a_series_whose_procedure_step_is_completed_is_begun_with_at_once(early: Bench) -> None:
+    told = knowledge(early)
+    told.keep_procedure_step(step("IN PROGRESS", name="1.2.9.2"))
+    reception = early.store.open(SENDER)
+    for file in series(THIN, 0, 1):
+        reception.store(as_received(file))
+    early.store.index()
+    told.keep_procedure_step(step("IN PROGRESS", named(THIN, 0, 1)))
+    assert start_early(early) == 0, "it may make more images"
+    told.keep_procedure_step(step("COMPLETED", named(THIN, 0, 1)))
+    assert start_early(early) == 1
+    assert asked(early) == [("urgent", 1, 2)]
+    assert because(early) == [{derived_uid(STUDY, THIN): "named-instances"}]
+
+
+def test_a_series_that_is_notified_is_begun_with_when_its_last_image_is_there(
+    early: Bench,
+) -> None:
+    urgent, whole = early.pipeline.routes
+    thick = replace(whole, series=of_series(THICK))
+    early.pipeline = replace(early.pipeline, routes=(urgent, thick))
+    every = (named(THIN, 0, 1), named(THICK, 2, 3))
+    source = ExpectationSource.AVAILABILITY_NOTIFICATION
+    uids = tuple(name for one in every for name in one.sop_instance_uids)
+    knowledge(early).expect(Expectation(STUDY, source, sop_instance_uids=uids, series=every))
+    reception = early.store.open(SENDER)
+    reception.store(as_received(series(THIN, 0)[0]))
+    early.store.index()
+    assert start_early(early) == 0
+    reception.store(as_received(series(THIN, 1)[0]))
+    early.store.index()
+    assert start_early(early) == 1
+    assert asked(early) == [("urgent", 1, 2)]
+    for file in series(THICK, 2, 3):
+        reception.store(as_received(file))
+    early.store.index()
+    early.finish()
+    assert asked(early) == [("urgent", 1, 2), ("whole", 2, 2)]
+    assert early.column(study_revisions.c.evidence) == ["series-complete", "expected-count"]
+
+
+def test_a_series_that_lacks_a_named_image_waits_for_silence(early: Bench) -> None:
+    told = knowledge(early)
+    told.keep_procedure_step(step("IN PROGRESS", name="1.2.9.2"))
+    told.keep_procedure_step(step("COMPLETED", named(THIN, 0, 1, 2)))
+    reception = early.store.open(SENDER)
+    for file in [*series(THIN, 0, 1), *series(THICK, 3)]:
+        reception.store(as_received(file))
+        early.clock.advance(0.1)
+    early.store.index()
+    early.clock.advance(2)  # its transfer has gone on with another series
+    assert start_early(early) == 0
+    early.clock.advance(4)
+    assert start_early(early) == 1
+    assert because(early)[0][derived_uid(STUDY, THIN)] == "quiet-time"  # type: ignore[index]
+
+
+def test_what_two_procedure_steps_made_of_a_series_is_waited_for(early: Bench) -> None:
+    told = knowledge(early)
+    told.keep_procedure_step(step("IN PROGRESS", name="1.2.9.3"))
+    told.keep_procedure_step(step("COMPLETED", named(THIN, 0)))
+    told.keep_procedure_step(step("IN PROGRESS", named(THIN, 1), name="1.2.9.2"))
+    reception = early.store.open(SENDER)
+    reception.store(as_received(series(THIN, 0)[0]))
+    early.store.index()
+    assert start_early(early) == 0, "another step works on it"
+    told.keep_procedure_step(step("COMPLETED", named(THIN, 1), name="1.2.9.2"))
+    assert start_early(early) == 0, "an image of the other step is missing"
+    reception.store(as_received(series(THIN, 1)[0]))
+    early.store.index()
+    assert start_early(early) == 1
+
+
+def test_what_a_discontinued_step_made_tells_nothing_of_a_series(early: Bench) -> None:
+    told = knowledge(early)
+    told.keep_procedure_step(step("IN PROGRESS", name="1.2.9.2"))
+    told.keep_procedure_step(step("DISCONTINUED", named(THIN, 0)))
+    reception = early.store.open(SENDER)
+    reception.store(as_received(series(THIN, 0)[0]))
+    early.store.index()
+    assert start_early(early) == 0
 
 
 def test_a_series_that_no_route_wants_starts_nothing(early: Bench) -> None:

@@ -306,6 +306,49 @@ def test_a_forked_role_that_was_killed_starts_again_at_once(tmp_path: Path) -> N
     assert not Path(f"/proc/{last}").exists()
 
 
+SHARING = """
+import pathlib, sys, time
+from hub.supervisor.processes import RoleProcesses
+
+folder = pathlib.Path(sys.argv[1])
+
+def role(name: str) -> None:
+    own_name = pathlib.Path("/proc/self/comm").read_text().strip()
+    (folder / f"{name}.{own_name}.{'sndhdr' in sys.modules}").touch()
+    time.sleep(60)
+
+def load() -> None:
+    import sndhdr
+
+roles = {name: lambda name=name: role(name) for name in ("receiver", "worker-1")}
+RoleProcesses(roles, after_first=load).run()
+"""
+
+
+def test_what_others_share_is_loaded_after_the_first_has_begun(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", SHARING, str(tmp_path)])
+    _until(lambda: len(list(tmp_path.iterdir())) == 2)
+    parent.terminate()
+    assert parent.wait(timeout=20) == 0
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"receiver.receiver.False", "worker-1.worker-1.True"}
+
+
+def test_a_fault_of_a_forked_role_does_not_tell_its_message() -> None:
+    program = (
+        "import sys; from hub.log import configure_logging;"
+        "from hub.supervisor.processes import ForkedChild;"
+        "configure_logging('info', 'json');"
+        "sys.exit(ForkedChild('a', lambda: int('JANE^DOE')).wait(10))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "ValueError" in done.stderr
+    assert "JANE" not in done.stderr
+
+
 def test_a_forked_role_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent = _forked(tmp_path)
     _until(lambda: len(_starts(tmp_path)) == 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ from hub.bootstrap.hub import open_hub
 from hub.cli import session as session_module
 from hub.cli.app import run
 from hub.config import read_settings
-from hub.ports import Connector, SentAs, SentFile
+from hub.ports import Connector, SendTls, SentAs, SentFile
 from hub.registry import Components, discover
-from hub.store import schema
+from hub.store import audit, schema
 from tests.unit.seeded import ASSESSED, DEAD, DELIVERED, REQUEST, UNMATCHED, seeded_database
 
 CONFIG = """\
@@ -254,7 +256,48 @@ def test_files_are_sent_to_the_address(caidx: Caidx, monkeypatch: pytest.MonkeyP
         "port": 104,
         "called_ae_title": "PACS",
         "calling_ae_title": "ME",
+        "tls": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "tls"),
+    [
+        (["--tls"], SendTls()),
+        (["--no-verify-host"], SendTls(verify_host=False)),
+        (["--tls-trusted", "PEM"], SendTls(trusted=Path("PEM"))),
+        (
+            ["--tls-certificate", "PEM", "--tls-private-key", "PEM"],
+            SendTls(certificate=Path("PEM"), private_key=Path("PEM")),
+        ),
+    ],
+)
+def test_any_tls_option_means_tls(
+    caidx: Caidx, monkeypatch: pytest.MonkeyPatch, options: list[str], tls: SendTls
+) -> None:
+    called = sending(monkeypatch, [SentAs.STORED])
+    monkeypatch.chdir(caidx.folder)
+    Path("PEM").write_text("a certificate")
+    caidx("send", str(caidx.file), "--to", "PACS@host:104", *options)
+    assert called["tls"] == tls
+
+
+def test_the_password_of_a_private_key_stands_in_the_environment(
+    caidx: Caidx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = sending(monkeypatch, [SentAs.STORED])
+    monkeypatch.setenv("CAIDX_TLS_KEY_PASSWORD", "open sesame")
+    caidx("send", str(caidx.file), "--to", "PACS@host:104", "--tls")
+    assert called["tls"].private_key_password == "open sesame"
+    assert "sesame" not in repr(called["tls"])
+    caidx("send", str(caidx.file), "--to", "PACS@host:104")
+    assert called["tls"] is None
+
+
+def test_a_private_key_needs_its_certificate(caidx: Caidx) -> None:
+    key = str(caidx.file)
+    caidx("send", key, "--to", "PACS@host:104", "--tls-private-key", key, status=2)
+    assert "--tls-certificate" in caidx.err
 
 
 @pytest.mark.parametrize("answer", [SentAs.REFUSED, SentAs.FAILED, SentAs.SKIPPED])
@@ -275,6 +318,45 @@ def test_an_address_that_is_none_is_a_usage_error(caidx: Caidx) -> None:
 def test_a_receiver_that_does_not_answer_is_one_line(caidx: Caidx) -> None:
     caidx("send", str(caidx.file), "--to", f"PACS@127.0.0.1:{free_port()}", status=1)
     assert "Traceback" not in caidx.err
+
+
+# --- expected images -----------------------------------------------------------------------
+
+
+def test_what_an_imaging_study_says_is_kept_under_the_users_name(
+    seeded: Caidx, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "rita")
+    file = shared_data / "fhir" / "r4-examples" / "ImagingStudy-example-xr.json"
+    study = "2.16.124.113543.6003.1154777499.30246.19789.3503430046"
+    assert seeded("study", "expect", str(file)).strip() == f"study {study}: 2 images"
+    with closing(open_hub(read_settings(seeded.file, discover()), discover())) as hub:
+        with hub.database.read() as connection:
+            (row,) = connection.execute(sa.select(schema.expectations)).all()
+        (event,) = audit.events(hub.database, limit=10, study_instance_uid=study)
+    assert (row.source, row.number_of_instances) == ("order", 2)
+    assert len(row.sop_instance_uids) == 2
+    assert (event.actor, event.action) == ("user:rita", "study.expected")
+
+
+def test_of_a_bundle_all_is_kept_or_nothing(seeded: Caidx, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = {
+        "resourceType": "ImagingStudy",
+        "identifier": [{"system": "urn:dicom:uid", "value": "1.2.3"}],
+        "numberOfInstances": 1,
+    }
+    bundle = {
+        "resourceType": "Bundle",
+        "entry": [{"resource": good}, {"resource": good | {"numberOfInstances": 0}}],
+    }
+    given = io.TextIOWrapper(io.BytesIO(json.dumps(bundle).encode()))
+    monkeypatch.setattr(sys, "stdin", given)
+    seeded("study", "expect", "-", status=1)
+    assert "Bundle.entry[1]: ImagingStudy does not tell" in seeded.err
+    with sa.create_engine(
+        f"sqlite:///{seeded.folder / 'var' / 'caidx.sqlite'}"
+    ).begin() as connection:
+        assert connection.execute(sa.select(schema.expectations)).all() == []
 
 
 # --- doctor --------------------------------------------------------------------------------
