@@ -133,16 +133,22 @@ class Fetching:
 
     def fetch_missing(self, connection: sa.Connection, key: StudyKey) -> bool:
         """Instead of completing a study that is due but lacks images: have them sent, once for
-        each revision, and wait for them; False where nothing is to be fetched."""
+        each revision, and wait until that ended; False where nothing is to be waited for."""
         if not any(rule.fetch_missing for rule in self.rules.values()):
             return False
         missing = fetches.lacking(connection, key)
+        fetch_id = str(derived_uuid("fetch", "missing", str(key)))
+        deadline_at = fetches.running_until(connection, fetch_id)
+        if missing and deadline_at is not None and self.journal.clock.now() < deadline_at:
+            # A part of it came, and the transfer of that part has ended.
+            fetches.postpone(connection, key, deadline_at)
+            return True
         rule = self.rules.get(fetches.source_of(connection, key.study_instance_uid))
         if not missing or rule is None or not rule.fetch_missing:
             return False
         now = self.journal.clock.now()
         fetch = Fetch(
-            fetch_id=str(derived_uuid("fetch", "missing", str(key))),
+            fetch_id=fetch_id,
             study_instance_uid=key.study_instance_uid,
             revision=key.revision,
             kind=FetchKind.MISSING,

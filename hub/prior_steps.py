@@ -241,6 +241,9 @@ class PriorSteps:
         looks = int(state["looks"]) + 1
         delay = min(_LONGEST_LOOK, _FIRST_LOOK * 1.5 ** min(looks, 10))
         with self.database.write() as connection:
+            current = results.get_request(connection, row.request_id)
+            if current.state is not RequestState.QUEUED or current.priors != state:
+                return  # another worker went on: this one was thought dead
             results.set_state(
                 connection, row.request_id, RequestState.QUEUED, priors={**state, "looks": looks}
             )

@@ -83,6 +83,8 @@ class StudySteps:
     def complete(self, key: StudyKey) -> bool:
         """Close one revision and start its job; False when it is not due any more."""
         with self.database.write() as connection:
+            # What was said in the moment when the first image was indexed, neither side saw.
+            studies.apply_expectations(connection, key.study_instance_uid, self._moment())
             if self.fetching is not None and self.fetching.fetch_missing(connection, key):
                 return False
             if not studies.complete(connection, key, self._moment()):
@@ -300,6 +302,7 @@ class Rerouting:
                 raise RejectedError(f"no study {uid} has arrived, or it is still being received")
             instances.load_study(connection, key)  # there are images to look at
             studies.reopen(connection, key)
+            fetches.ask_for_itself(connection, uid)
             job = replace(study_job(key), job_id=f"study:{key}:{uuid.uuid4().hex}")
             self.jobs.enqueue(connection, job)
             self.journal.record(connection, "study.routed-again", f"study:{key}", uid)

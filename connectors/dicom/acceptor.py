@@ -26,6 +26,11 @@ _PAUSE = 0.1
 class Conversation(Protocol):
     """What runs on a connection's thread."""
 
+    @property
+    def established(self) -> bool:
+        """Whether it is an association."""
+        ...
+
     def run(self) -> None: ...
 
     def stop(self) -> None:
@@ -38,7 +43,8 @@ class Acceptor:
 
     Args:
         name: of the source, for the threads.
-        maximum_connections: with those that have no association yet; further ones are closed.
+        maximum_connections: with those that are no associations; further ones are closed.
+        maximum_waiting: connections from one address that are no associations: yet, or any more.
         handshake_timeout: seconds for the TLS handshake.
         converse: builds what runs on a connection, from its transport and the peer's address.
         tls: for TLS connections.
@@ -47,19 +53,23 @@ class Acceptor:
     def __init__(
         self,
         name: str,
+        *,
         maximum_connections: int,
+        maximum_waiting: int,
         handshake_timeout: float,
         converse: Callable[[Transport, str], Conversation],
         tls: ssl.SSLContext | None,
     ) -> None:
         self._name = name
         self._maximum_connections = maximum_connections
+        self._maximum_waiting = maximum_waiting
         self._handshake_timeout = handshake_timeout
         self._converse = converse
         self._tls = tls
         self._listener: socket.socket | None = None
         self._accepting: threading.Thread | None = None
         self._running: dict[threading.Thread, Conversation | None] = {}
+        self._addresses: dict[threading.Thread, str] = {}
         self._stopping = False
         self._lock = threading.Lock()
 
@@ -128,11 +138,10 @@ class Acceptor:
             target=self._run, args=(connection, address), name=self._name, daemon=True
         )
         with self._lock:
-            admitted = len(self._running) < self._maximum_connections
-            if admitted:
-                self._running[thread] = None
-        if not admitted:
-            limit = self._maximum_connections
+            limit = self._limit_reached(address)
+            if limit is None:
+                self._running[thread], self._addresses[thread] = None, address
+        if limit is not None:
             log.warning("dicom.connection.refused", address=address, limit=limit)
             connection.close()
             return
@@ -142,6 +151,17 @@ class Acceptor:
             log.warning("dicom.connection.refused", address=address, reason="no more threads")
             self._forget(thread)
             connection.close()
+
+    def _limit_reached(self, address: str) -> int | None:
+        """The limit that forbids one more connection from this address."""
+        if len(self._running) >= self._maximum_connections:
+            return self._maximum_connections
+        waiting = sum(
+            self._addresses[thread] == address
+            and (conversation is None or not conversation.established)
+            for thread, conversation in self._running.items()
+        )
+        return self._maximum_waiting if waiting >= self._maximum_waiting else None
 
     def _run(self, connection: socket.socket, address: str) -> None:
         thread = threading.current_thread()
@@ -163,6 +183,7 @@ class Acceptor:
     def _forget(self, thread: threading.Thread) -> None:
         with self._lock:
             self._running.pop(thread, None)
+            self._addresses.pop(thread, None)
 
     def _transport(self, connection: socket.socket, address: str) -> Transport | None:
         try:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pynetdicom import StoragePresentationContexts, build_role, evt
+from pynetdicom import build_role, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined, unused-ignore]
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
@@ -19,10 +19,16 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined, unused-ignore]
 
 from connectors.dicom.archive_answers import identifier, text_of
 from connectors.dicom.archive_config import DicomArchiveConfig
+from connectors.dicom.dimse import is_uid
 from connectors.dicom.requester import Peer, accepted, association, status_in
 from connectors.dicom.retrieval import Outcome, Received
 from connectors.dicom.status import SUCCESS
-from connectors.dicom.storage_classes import TRANSFER_SYNTAXES
+from connectors.dicom.storage_proposals import (
+    Proposal,
+    proposals,
+    proposals_for,
+    without_first,
+)
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.formats.archive_answers import (
     SERIES_KEYS,
@@ -33,17 +39,20 @@ from hub.formats.archive_answers import (
 )
 from hub.ports import ArchiveContext, RemoteSeries, RemoteStudy, StudyQuery
 
-_SOP_INSTANCE_UID = 0x00080018
+_SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
+_AVAILABLE_TRANSFER_SYNTAX_UID = 0x00083002
 _FIND = StudyRootQueryRetrieveInformationModelFind
 _GET = StudyRootQueryRetrieveInformationModelGet
 _MOVE = StudyRootQueryRetrieveInformationModelMove
 _UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-_OFFERED = TRANSFER_SYNTAXES[:16]
-"""For C-GET: 120 classes with all syntaxes would make an association request of 200 KB."""
 _PENDING = frozenset({0xFF00, 0xFF01})
+_WITH_WARNINGS = 0xB000
+"""One or more failures or warnings (PS3.4 tables C.4-2 and C.4-3): the counts tell which."""
 _OUT_OF_RESOURCES = 0xA7
 """0xA700, 0xA701, 0xA702: out of resources (PS3.4 tables C.4-1 and C.4-2)."""
 _CANCELLED = 0xFE00
+_MOST_AGAIN = 6
+"""Further associations of a C-GET for what the archive could not send."""
 _UIDS_AT_ONCE = 100
 """SOP Instance UIDs in one request: with 65 bytes each far below a PDU."""
 
@@ -181,22 +190,79 @@ class DicomArchive:
             self._judge("C-MOVE", self._followed(opened, answers, within))
 
     def _get(self, asked: Dataset, within: float) -> None:
-        classes = [str(context.abstract_syntax) for context in StoragePresentationContexts]
-        received = Received(self.context.intake, self.context.name, self.config)
-        with (
-            received,
-            association(
-                self._patient_peer(within),
-                [(_GET, _UNCOMPRESSED), *((uid, _OFFERED) for uid in classes)],
-                roles=[build_role(uid, scp_role=True) for uid in classes],
-                handlers=[(evt.EVT_C_STORE, received.store)],
-            ) as opened,
-        ):
+        deadline = time.monotonic() + within
+        storage = self._storage_contexts(asked)
+        with Received(self.context.intake, self.context.name, self.config) as received:
+            self._receive(asked, storage, received, deadline)
+            received.finished()
+
+    def _receive(
+        self,
+        asked: Dataset,
+        storage: Sequence[Proposal],
+        received: Received,
+        deadline: float,
+        again: int = _MOST_AGAIN,
+    ) -> None:
+        """One association; then others for what failed, without the transfer syntaxes that the
+        archive tried: some (DCMTK) send all objects of a class on its first context only."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TransientError(f"{self._peer} did not send everything in time")
+        with association(
+            self._patient_peer(left),
+            [(_GET, _UNCOMPRESSED), *storage],
+            roles=[build_role(uid, scp_role=True) for uid in dict(storage)],
+            handlers=[(evt.EVT_C_STORE, received.store)],
+        ) as opened:
             if not accepted(opened, _GET):
                 raise RejectedError(f"{self._peer} does not offer C-GET")
-            outcome = self._followed(opened, opened.send_c_get(asked, _GET), within)
+            outcome = self._followed(opened, opened.send_c_get(asked, _GET), left)
+            rest = without_first(storage, opened.accepted_contexts)
+        if not outcome.failed_uids or received.refused or not again or rest == list(storage):
             self._judge("C-GET", outcome, refused=received.refused)
-            received.finished()
+            return
+        series = asked.get("SeriesInstanceUID", "")
+        for part in self._identifiers(asked.StudyInstanceUID, series, outcome.failed_uids):
+            self._receive(part, rest, received, deadline, again - 1)
+
+    def _storage_contexts(self, asked: Dataset) -> list[Proposal]:
+        """For what is asked for. Its SOP classes are asked for first, because an association has
+        no room for all classes in all transfer syntaxes."""
+        try:
+            series = self._series_of(asked)
+        except RejectedError:
+            return proposals_for(())
+        try:
+            kinds = self._kinds(asked, [one.series_instance_uid for one in series])
+        except RejectedError:
+            kinds = {}
+        return proposals(kinds) if kinds else proposals_for(one.modality for one in series)
+
+    def _series_of(self, asked: Dataset) -> list[RemoteSeries]:
+        wanted = asked.get("SeriesInstanceUID")
+        found = self.find_series(asked.StudyInstanceUID)
+        return [one for one in found if not wanted or one.series_instance_uid == wanted]
+
+    def _kinds(self, asked: Dataset, series: Sequence[str]) -> dict[str, set[str]]:
+        """SOP Class UID -> transfer syntaxes, as far as they are told; empty where a class is not
+        answered (neither is a required key, PS3.4 table C.6-4)."""
+        kinds: dict[str, set[str]] = {}
+        for uid in series:
+            question = identifier(
+                "IMAGE",
+                (_SOP_INSTANCE_UID, _SOP_CLASS_UID, _AVAILABLE_TRANSFER_SYNTAX_UID),
+                StudyInstanceUID=asked.StudyInstanceUID,
+                SeriesInstanceUID=uid,
+                SOPInstanceUID=asked.get("SOPInstanceUID", ""),
+            )
+            for answer in self._find(question):
+                sop_class_uid = text_of(answer, _SOP_CLASS_UID)
+                if not is_uid(sop_class_uid):
+                    return {}
+                syntaxes = text_of(answer, _AVAILABLE_TRANSFER_SYNTAX_UID).split("\\")
+                kinds.setdefault(sop_class_uid, set()).update(filter(is_uid, syntaxes))
+        return kinds
 
     def _patient_peer(self, within: float) -> Peer:
         return replace(self._peer, response_timeout=within)
@@ -205,8 +271,8 @@ class DicomArchive:
         """The last answer of a retrieval."""
         deadline = time.monotonic() + within
         outcome = Outcome(None)
-        for status, _ in answers:
-            outcome = Outcome.of(status)
+        for status, identifying in answers:
+            outcome = Outcome.of(status, identifying)
             if outcome.status in _PENDING:
                 self._in_time(opened, deadline)
         return outcome
@@ -215,10 +281,12 @@ class DicomArchive:
         """Only "all of it was sent" is success (PS3.4 C.4.2.1.5, C.4.3.1.4)."""
         if outcome.failed:
             why = f": {refused}" if refused else ""
-            total = outcome.failed + outcome.sent
+            total = outcome.failed + (outcome.sent or 0)
             raise TransientError(
                 f"{self._peer} could not send {outcome.failed} of {total} instances{why}"
             )
+        if outcome.status == _WITH_WARNINGS and outcome.sent:
+            return
         if outcome.status != SUCCESS:
             raise self._refused(service, outcome.status)
         if outcome.sent == 0:

@@ -213,6 +213,7 @@ class Association:
         """A-ABORT request, where the association is not over already."""
         if self._upper_layer.allows(Event.A_ABORT_REQUEST):
             self._do(Event.A_ABORT_REQUEST)
+            self._reading = _Reading.NOTHING  # the rest of a message may still come: not a message
 
     # --- what the transport says -------------------------------------------------------------
 

@@ -105,7 +105,8 @@ class DicomSourceConfig(BaseModel):
         16,
         ge=1,
         le=1000,
-        description="Of these, how many one AE title at one address may have.",
+        description="Of these, how many one AE title at one address may have; titles that "
+        "`allowed_calling_ae_titles` does not list count together.",
     )
     maximum_pdu_length: PduLength = Field(
         _MIB, description="Largest PDU that we receive, in bytes (PS3.8 annex D.1)."

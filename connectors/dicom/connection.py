@@ -99,6 +99,11 @@ class Connection:
         self._stopping = False
         self._sending = threading.Lock()
 
+    @property
+    def established(self) -> bool:
+        """Whether it is an association; any thread may ask."""
+        return self._association.established
+
     def run(self) -> None:
         """Until the connection is closed; its faults end here, those of the performer do not."""
         try:

@@ -4,6 +4,7 @@ again, within a budget that all associations share."""
 from __future__ import annotations
 
 import threading
+from mmap import mmap
 
 SMALLEST = 64 * 1024
 """What every association gets, budget or not: less would mean a write for each fragment."""
@@ -43,7 +44,7 @@ class DataBuffer:
     def __init__(self, limit: int, budget: MemoryBudget) -> None:
         self._limit = limit
         self._budget = budget
-        self._memory = bytearray()
+        self._memory: bytearray | mmap = bytearray()
         self._view = memoryview(self._memory)
         self._from_budget = 0
         self.used = 0
@@ -63,7 +64,9 @@ class DataBuffer:
             self._replace(target, target)
 
     def _replace(self, size: int, from_budget: int) -> None:
-        memory = bytearray(size)
+        # Not of the heap: what threads take and give back by turns would stay there, and the
+        # process would come to hold twice the budget.
+        memory = mmap(-1, size)
         memory[: self.used] = self._view[: self.used]
         self._memory, self._view, self._from_budget = memory, memoryview(memory), from_budget
 

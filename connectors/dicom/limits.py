@@ -6,7 +6,8 @@ import threading
 from collections import Counter
 
 Caller = tuple[str, str]
-"""Calling AE title and address."""
+"""Calling AE title and address. The title is free text: those that nobody listed are one caller,
+with an empty title, or a new one for each association would make the limit none."""
 
 
 class AssociationLimits:

@@ -21,17 +21,23 @@ NO_SUCH_OPERATION = 0x0211
 """PS3.7 annex C."""
 
 _MOST_BYTES = 16 << 20
+_MOST_ITEMS = 50_000
+"""Of sequences, in all: pydicom takes a hundred times the memory of an empty one."""
+_ITEM = b"\xfe\xff\x00\xe0"
+"""Item (FFFE,E000), little endian: the only transfer syntaxes that are offered."""
 
 
 def decoded(request: NormalizedRequest) -> Dataset:
     """The data set of a request.
 
     Raises:
-        RefusedError: it is too long.
+        RefusedError: it is too long, or has too many items.
         one of `services.UNREADABLE`: it is none.
     """
     if len(request.data_set) > _MOST_BYTES:
         raise RefusedError(INVALID_ARGUMENT, "the data set is too long")
+    if request.data_set.count(_ITEM) > _MOST_ITEMS:
+        raise RefusedError(INVALID_ARGUMENT, "the data set has too many items")
     syntax = UID(request.transfer_syntax_uid)
     read = read_dataset(BytesIO(request.data_set), syntax.is_implicit_VR, syntax.is_little_endian)
     return Dataset(read)

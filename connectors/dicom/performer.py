@@ -22,6 +22,7 @@ from connectors.dicom.normalized import NormalizedRequest, NormalizedResponse, S
 from connectors.dicom.pdu import AssociateAccept, AssociateRequest, Rejection
 from connectors.dicom.status import (
     INVALID_OBJECT_INSTANCE,
+    NO_SUCH_SOP_CLASS,
     RESOURCE_LIMITATION,
     SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
@@ -37,6 +38,8 @@ from hub.ports import EndOfTransfer, Intake, ReceivedObject, Sender
 log = structlog.get_logger(__name__)
 
 _NORMALIZED = frozenset(NormalizedField)
+_MOST_FOLLOWING = 8
+"""Answers that follow their response, of one association at a time: each has a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class AssociationPerformer:
         )
         self._reports = EventReports(send)
         self._after: Callable[[], None] | None = None
+        self._following: list[threading.Thread] = []
         self._data_is_too_long = False
         self._began = 0.0
 
@@ -104,7 +108,9 @@ class AssociationPerformer:
 
     @property
     def _caller(self) -> tuple[str, str]:
-        return self._sender.calling_ae_title, self._sender.address
+        title = self._sender.calling_ae_title
+        is_listed = title in self._offer.callers.calling_ae_titles
+        return title if is_listed else "", self._sender.address
 
     def _log(self, event: str, **fields: str) -> None:
         sender = self._sender
@@ -145,7 +151,9 @@ class AssociationPerformer:
         """See `connection.Performer`."""
         after, self._after = self._after, None
         if after is not None:
-            threading.Thread(target=after, name="dicom-report", daemon=True).start()
+            thread = threading.Thread(target=after, name="dicom-report", daemon=True)
+            thread.start()
+            self._following.append(thread)
 
     # --- C-STORE -------------------------------------------------------------------------------
 
@@ -190,7 +198,12 @@ class AssociationPerformer:
         services = self._offer.services
         if services is None:  # then no such context was offered
             return encode_response(command, UNRECOGNIZED_OPERATION)
-        if too_long:
+        if command.sop_class_uid != context.abstract_syntax:
+            return encode_response(command, NO_SUCH_SOP_CLASS)
+        if command.sop_instance_uid and not is_uid(command.sop_instance_uid):
+            return encode_response(command, INVALID_OBJECT_INSTANCE)
+        self._following = [thread for thread in self._following if thread.is_alive()]
+        if too_long or len(self._following) >= _MOST_FOLLOWING:
             return encode_response(command, RESOURCE_LIMITATION)
         answer = services.handle(
             NormalizedRequest(

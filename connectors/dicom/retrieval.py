@@ -8,11 +8,15 @@ from typing import Any, Self
 
 from pydicom.dataset import Dataset
 
+from connectors.dicom.archive_answers import text_of
 from connectors.dicom.archive_config import DicomArchiveConfig
+from connectors.dicom.dimse import is_uid
 from connectors.dicom.requester import status_in
 from connectors.dicom.status import SUCCESS, status_of
 from hub.errors import CaidxError
 from hub.ports import EndOfTransfer, Intake, ReceivedObject, Sender
+
+_FAILED_SOP_INSTANCE_UID_LIST = 0x00080058
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +24,24 @@ class Outcome:
     """Status and counts of a C-MOVE or C-GET response."""
 
     status: int | None
-    sent: int = 0
-    """Completed, with or without a warning."""
+    sent: int | None = None
+    """Completed, with or without a warning; None where the response does not say: only while
+    it is pending has it to (PS3.7 9.1.3.1.7, 9.1.4.1.7)."""
     failed: int = 0
+    failed_uids: tuple[str, ...] = ()
+    """The SOP Instance UIDs of those that failed, where the response names them all."""
 
     @classmethod
-    def of(cls, answer: Dataset) -> Outcome:
-        """The counts of the response (PS3.7 9.1.3.1, 9.1.4.1); absent ones are 0."""
-        completed = int(answer.get("NumberOfCompletedSuboperations") or 0)
+    def of(cls, answer: Dataset, identifier: Dataset | None = None) -> Outcome:
+        """The counts of the response (PS3.7 9.1.3.1, 9.1.4.1), and what failed (PS3.4
+        C.4.2.1.4.2, C.4.3.1.3.2)."""
+        completed = answer.get("NumberOfCompletedSuboperations")
         warned = int(answer.get("NumberOfWarningSuboperations") or 0)
         failed = int(answer.get("NumberOfFailedSuboperations") or 0)
-        return cls(status_in(answer), completed + warned, failed)
+        sent = None if completed is None else int(completed) + warned
+        told = "" if identifier is None else text_of(identifier, _FAILED_SOP_INSTANCE_UID_LIST)
+        uids = tuple(uid for uid in told.split("\\") if is_uid(uid))
+        return cls(status_in(answer), sent, failed, uids if len(uids) == failed else ())
 
 
 class Received:

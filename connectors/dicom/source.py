@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _CANNOT_EVER_LISTEN = frozenset({errno.EACCES, errno.EADDRNOTAVAIL})
 _WITHOUT_ASSOCIATION = 128
 """Connections beyond the associations: those that are asking, being refused, or closing."""
+_WAITING = 16
+"""Of these, how many one address may have; as many as it may have associations, because they may
+all be asked for at once."""
 
 
 class DicomSource:
@@ -73,6 +76,7 @@ class DicomSource:
         acceptor = Acceptor(
             name=f"dicom-{self._context.name}",
             maximum_connections=config.maximum_associations + _WITHOUT_ASSOCIATION,
+            maximum_waiting=max(_WAITING, config.maximum_associations_per_caller),
             handshake_timeout=config.request_timeout,
             converse=partial(self._converse, offer),
             tls=self._tls(),

@@ -22,6 +22,8 @@ PROCESSING_FAILURE = 0x0110
 """A fault of ours (PS3.7 C.5.13); says nothing about the object."""
 INVALID_OBJECT_INSTANCE = 0x0117
 """The SOP Instance UID of the message is no UID (PS3.7 C.5.6)."""
+NO_SUCH_SOP_CLASS = 0x0118
+"""A DIMSE-N message is of another SOP class than its presentation context (PS3.7 annex C.5)."""
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 """The message is of another SOP class than its presentation context (PS3.7 C.5.18)."""
 UNRECOGNIZED_OPERATION = 0x0211

@@ -79,8 +79,6 @@ class StorageTransfer:
         self._spool.write(named.data_set)
 
     def _check(self, size: int) -> None:
-        if not size:
-            raise RejectedError("there is no data set")
         if size > self._maximum_size:
             raise RejectedError(f"longer than {self._maximum_size} bytes")
 

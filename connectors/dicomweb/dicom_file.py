@@ -40,6 +40,8 @@ _LONG_VRS = frozenset({b"OB", b"UN", b"UT"})
 _HEADER_BYTES = 256 * 1024
 """The identifiers of nearly every object lie within so many bytes."""
 _MOST_HEADER_BYTES = 16 << 20
+_META_BYTES = 64 << 10
+_INFLATED_AT_ONCE = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +133,23 @@ def _inflated(head: Buffer, limit: int) -> tuple[bytes, bool]:
         return inflater.decompress(head, limit), inflater.eof
     except zlib.error as error:
         raise RejectedError("the deflated data set is corrupt") from error
+
+
+def must_not_inflate_beyond(file: bytes, limit: int) -> None:
+    """Inflate a data set that is deflated, and keep nothing of it.
+
+    Raises:
+        RejectedError: it is longer than ``limit`` bytes, or it is no DICOM file.
+        zlib.error: it is corrupt.
+    """
+    head = read_file_head(bytearray(file[:_META_BYTES]))
+    if head.transfer_syntax_uid not in DEFLATED_TRANSFER_SYNTAXES:
+        return
+    inflater, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    for start in range(head.data_start, len(file), _INFLATED_AT_ONCE):
+        pending = file[start : start + _INFLATED_AT_ONCE]
+        while pending and not inflater.eof:
+            length += len(inflater.decompress(pending, _INFLATED_AT_ONCE))
+            pending = inflater.unconsumed_tail
+            if length > limit:
+                raise RejectedError("the deflated data set is too long to be read")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from connectors.dicomweb.dicom_file import must_not_inflate_beyond
 from hub.errors import RejectedError
 
 Model = dict[str, dict[str, Any]]
@@ -29,6 +31,7 @@ UNREADABLE = (
     TypeError,
     ValueError,
     struct.error,
+    zlib.error,
 )
 """What pydicom raises on objects that are not as they should be."""
 
@@ -39,15 +42,18 @@ _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _SPECIFIC_CHARACTER_SET = "00080005"
 _AVAILABLE_TRANSFER_SYNTAX_UID = "00083002"
 _MOST_DEPTH = 64
+_MOST_INFLATED = 256 << 20
+"""Bytes of a deflated data set: pydicom inflates all of it, and takes twice as much for that."""
 
 
 def read_file(file: bytes) -> pydicom.FileDataset:
     """Read a stored object.
 
     Raises:
-        RejectedError: it cannot be read.
+        RejectedError: it cannot be read, or is deflated and too long.
     """
     try:
+        must_not_inflate_beyond(file, _MOST_INFLATED)
         return pydicom.dcmread(io.BytesIO(file))
     except UNREADABLE as error:
         raise RejectedError(f"the object cannot be read: {type(error).__name__}") from error

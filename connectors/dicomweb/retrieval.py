@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
 from connectors.dicomweb.multipart import Event, PartBegins, PartEnds
+from hub.errors import RejectedError
 from hub.formats.dicom_header import scan_header
 from hub.formats.part10 import split_part10
 from hub.ports import (
@@ -53,22 +55,39 @@ class RetrievedParts:
         self._reception = transfer.reception
         self._head = bytearray()
         self._spool: Spool | None = None
+        self._is_refused = False
         self.count = 0
+        self.refused = 0
+        """Parts, of these, that are no DICOM file or that the intake does not take."""
+        self.refusal = ""
+        """Why the first of them was refused; no patient data."""
 
     def take(self, events: Iterable[Event]) -> None:
-        """What the next bytes of the answer held.
+        """What the next bytes of the answer held. A part that is refused does not stop the
+        others.
 
         Raises:
-            RejectedError: a part is no DICOM file, or the intake refuses it.
             TransientError: the intake is out of resources.
         """
         for event in events:
             if isinstance(event, PartBegins):
-                self._head = bytearray()
+                self._head, self._is_refused = bytearray(), False
             elif isinstance(event, PartEnds):
-                self._end()
+                self.count += 1
+                self._unless_refused(self._end)
             else:
-                self._add(event)
+                self._unless_refused(partial(self._add, event))
+
+    def _unless_refused(self, step: Callable[[], None]) -> None:
+        if self._is_refused:
+            return
+        try:
+            step()
+        except RejectedError as error:
+            self._is_refused, self._head = True, bytearray()
+            self._discard()
+            self.refused += 1
+            self.refusal = self.refusal or str(error)
 
     def _add(self, piece: memoryview) -> None:
         if self._spool is not None:
@@ -92,7 +111,11 @@ class RetrievedParts:
                 spool.discard()
         else:
             self._reception.store(_received(bytes(self._head)))
-        self.count += 1
+
+    def _discard(self) -> None:
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            spool.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -103,8 +126,7 @@ class RetrievedParts:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._spool is not None:  # it broke off
-            self._spool.discard()
+        self._discard()  # it broke off
 
 
 def _received(file: bytes) -> ReceivedObject:

@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
+
 from hub.domain.audit import AuditOutcome
 from hub.domain.process import ProcessIdentity
-from hub.errors import TransientError
+from hub.errors import RejectedError, TransientError
 from hub.ports import (
     Clock,
     CommitmentRequest,
@@ -34,7 +36,10 @@ _LOOK_SECONDS, _LONGEST_WAIT = 0.05, 5.0
 """How often it is looked whether the tables are there, and when it is worth a warning that they
 are not: whoever needs them makes them as it starts, later than we do."""
 
+log = structlog.get_logger(__name__)
+
 _open_database = at_first_call("hub.store.database:open_database")
+_refusing = at_first_call("hub.store.database:refusing")
 _schema_version = at_first_call("hub.store.database:schema_version")
 _journal = at_first_call("hub.store.journal:Journal")
 _signs_of_life = at_first_call("hub.supervisor.takeover:SignsOfLife")
@@ -130,7 +135,13 @@ class Desk:
             self._registered = True
         life.beat(health)
         while self._rejections:
-            self._record(self._rejections[0])
+            try:
+                self._record(self._rejections[0])
+            except RejectedError as error:
+                # Its content: the next one would wait for it for ever. The object itself was
+                # refused, and its sender knows.
+                log.warning("object.rejected", error=error)
+                self._not_kept += 1
             self._rejections.popleft()
         if self._not_kept:
             self._record_number(self._not_kept)
@@ -172,7 +183,7 @@ class Desk:
 
     def _record(self, rejection: Rejection) -> None:
         journal = _journal(self._clock, f"source:{rejection.sender.source}")
-        with self._database().write() as connection:
+        with _refusing(), self._database().write() as connection:
             journal.record(
                 connection,
                 "object.rejected",

@@ -9,7 +9,7 @@ from datetime import timedelta
 from hub.bootstrap.hub import Hub
 from hub.ports import Health
 from hub.store.bell import Bell
-from hub.store.erasing import erase_released
+from hub.store.erasing import Eraser
 from hub.store.extents import ExtentPool
 from hub.store.indexing import Indexer, QuietTimes, Rules
 from hub.supervisor.faults import Loop
@@ -29,7 +29,7 @@ class IndexerRole:
     hub: Hub
     life: SignsOfLife
     indexer: Indexer
-    pool: ExtentPool
+    eraser: Eraser
     _loops: tuple[Loop, ...] = field(default=())
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class IndexerRole:
         self.life.leave()
 
     def _erase(self) -> None:
-        erase_released(self.hub.database, self.pool)
+        self.eraser.turn()
 
 
 def build_indexer(hub: Hub) -> IndexerRole:
@@ -78,5 +78,5 @@ def build_indexer(hub: Hub) -> IndexerRole:
         indexer=Indexer(
             hub.database, hub.objects, Bell(root / "bell"), Rules(hub.clock, quiet_times)
         ),
-        pool=pool,
+        eraser=Eraser(hub.database, pool, hub.journal(f"indexer:{process.executor_id}")),
     )

@@ -25,6 +25,28 @@ def _pem(name: str, help_text: str) -> Any:
     return typer.Option(name, exists=True, dir_okay=False, metavar="PEM", help=help_text)
 
 
+ByTls = Annotated[
+    bool, typer.Option("--tls", help="Connect by TLS; any other TLS option implies it.")
+]
+Trusted = Annotated[
+    Path | None, _pem("--tls-trusted", "The authorities to trust instead of the system's.")
+]
+Certificate = Annotated[Path | None, _pem("--tls-certificate", "Our certificate, then its chain.")]
+PrivateKey = Annotated[
+    Path | None, _pem("--tls-private-key", "Of the certificate, if not in the same file.")
+]
+KeyPassword = Annotated[
+    str | None, typer.Option(envvar=_PASSWORD_VARIABLE, hidden=True, show_envvar=False)
+]
+VerifyHost = Annotated[
+    bool,
+    typer.Option(
+        "--verify-host/--no-verify-host",
+        help="Whether the receiver's certificate has to name its host.",
+    ),
+]
+
+
 def send(
     context: typer.Context,
     paths: Annotated[list[Path], typer.Argument(exists=True, help="Files and folders.")],
@@ -33,28 +55,12 @@ def send(
         str, typer.Option("--from", metavar="AET", help="AE title that we call ourselves.")
     ] = "CAIDX-SEND",
     *,
-    by_tls: Annotated[
-        bool, typer.Option("--tls", help="Connect by TLS; any other TLS option implies it.")
-    ] = False,
-    trusted: Annotated[
-        Path | None, _pem("--tls-trusted", "The authorities to trust instead of the system's.")
-    ] = None,
-    certificate: Annotated[
-        Path | None, _pem("--tls-certificate", "Our certificate, then its chain.")
-    ] = None,
-    private_key: Annotated[
-        Path | None, _pem("--tls-private-key", "Of the certificate, if not in the same file.")
-    ] = None,
-    key_password: Annotated[
-        str | None, typer.Option(envvar=_PASSWORD_VARIABLE, hidden=True, show_envvar=False)
-    ] = None,
-    verify_host: Annotated[
-        bool,
-        typer.Option(
-            "--verify-host/--no-verify-host",
-            help="Whether the receiver's certificate has to name its host.",
-        ),
-    ] = True,
+    by_tls: ByTls = False,
+    trusted: Trusted = None,
+    certificate: Certificate = None,
+    private_key: PrivateKey = None,
+    key_password: KeyPassword = None,
+    verify_host: VerifyHost = True,
     as_json: Json = False,
 ) -> None:
     """Send files by C-STORE, as they are. Exit status 1 if any of them was not stored.

@@ -20,7 +20,7 @@ from hub.cli.session import Session, session_of
 from hub.errors import CaidxError
 from hub.log import configure_logging
 from hub.ports import at_first_call
-from hub.supervisor.processes import end_with_parent
+from hub.supervisor.processes import end_with_parent, keep_freed_memory
 
 _open_hub = at_first_call("hub.bootstrap.hub:open_hub")
 _begin_loading = at_first_call("hub.bootstrap.models:begin_loading")
@@ -72,6 +72,7 @@ def _run_role(session: Session, role: Role) -> None:
             run_receiver(session.settings, session.components)
         else:
             end_with_parent()
+            keep_freed_memory()
             _serve_with_store(session, role)
     except CaidxError as error:
         structlog.get_logger().error("role.failed", role=role.value, error=error)

@@ -49,18 +49,25 @@ def candidate_of(study: Study) -> Candidate:
 def same_patient(one: PatientIdentity, other: PatientIdentity) -> bool:
     """Whether two records are surely of one patient: the same patient ID, from the same issuer.
 
-    Where one of them names no issuer, the same birth date has to confirm it. Different birth
-    dates are different patients, whatever else agrees.
+    Where one of them names no issuer, the same birth date has to confirm it: a patient ID alone may
+    be a placeholder, or another hospital's. Different birth dates are different patients, whatever
+    else agrees.
     """
+    if not may_be_same_patient(one, other):
+        return False
+    confirmed_by_issuer = bool(one.issuer_of_patient_id and other.issuer_of_patient_id)
+    return confirmed_by_issuer or bool(one.patient_birth_date and other.patient_birth_date)
+
+
+def may_be_same_patient(one: PatientIdentity, other: PatientIdentity) -> bool:
+    """Whether nothing speaks against it: enough to look at an examination, not to use it."""
     if not one.patient_id or one.patient_id != other.patient_id:
         return False
-    births = (one.patient_birth_date, other.patient_birth_date)
-    if all(births) and births[0] != births[1]:
-        return False
-    issuers = (one.issuer_of_patient_id, other.issuer_of_patient_id)
-    if issuers[0] == issuers[1]:
-        return True
-    return not all(issuers) and all(births)
+    pairs = (
+        (one.patient_birth_date, other.patient_birth_date),
+        (one.issuer_of_patient_id, other.issuer_of_patient_id),
+    )
+    return not any(all(pair) and pair[0] != pair[1] for pair in pairs)
 
 
 def eligible(
@@ -74,7 +81,9 @@ def eligible(
     found: dict[str, Candidate] = {}
     for candidate in candidates:
         uid = candidate.study_instance_uid
-        if not _is_before(candidate, study) or not same_patient(study.patient, candidate.patient):
+        # An archive may tell too little; when its images are here, their headers decide.
+        is_one = may_be_same_patient if candidate.archive else same_patient
+        if not _is_before(candidate, study) or not is_one(study.patient, candidate.patient):
             continue
         age = (current - (_date(candidate.study_date) or current)).days
         if wish.maximum_age_days is not None and age > wish.maximum_age_days:

@@ -159,6 +159,21 @@ def _version_in(connection: sa.Connection) -> str | None:
 
 
 @contextmanager
+def refusing() -> Iterator[None]:
+    """Around a transaction whose values come from outside.
+
+    Raises:
+        RejectedError: the database is there and does not take them.
+    """
+    try:
+        yield
+    except (sa.exc.StatementError, ValueError) as error:
+        # As below, without the values.
+        name = type(error.__cause__ or error).__name__
+        raise RejectedError(f"the database does not take it: {name}") from error
+
+
+@contextmanager
 def _transient() -> Iterator[None]:
     try:
         yield

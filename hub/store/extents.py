@@ -380,6 +380,22 @@ class ExtentPool:
         self._wake.set()
 
 
+def restore_claims(files: ExtentFiles) -> None:
+    """Make those free extents segments again whose claim a power cut undid, by their headers
+    alone; the rest is what ``ExtentPool.keep_ready`` looks for. Raises `OSError`."""
+    names = [entry.name for entry in os.scandir(files.free)] if files.free.is_dir() else []
+    for name in names:
+        parsed = parse_free(name)
+        file = files.lock(files.free / name) if parsed else None
+        if parsed is None or file is None:
+            continue
+        try:
+            if read_segment_header(os.pread(file.handle, HEADER_SIZE, 0)) is not None:
+                files.use(file, parsed[1], synced=True)
+        finally:
+            file.close()
+
+
 def _class_for(at_least: int, after: int) -> int | None:
     """The class to claim; None if all are too small."""
     fitting = [size for size in EXTENT_CLASSES if size >= at_least]

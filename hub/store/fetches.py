@@ -93,6 +93,14 @@ def get(connection: sa.Connection, fetch_id: str) -> Fetch:
     return _fetch(connection.execute(query).one())
 
 
+def running_until(connection: sa.Connection, fetch_id: str) -> datetime | None:
+    """Deadline of a fetch that has not ended; None where it has, or never began."""
+    query = sa.select(fetches.c.deadline_at).where(
+        fetches.c.fetch_id == fetch_id, fetches.c.state == FetchState.RUNNING.value
+    )
+    return connection.execute(query).scalar()
+
+
 def of_request(connection: sa.Connection, request_id: str) -> list[Fetch]:
     """The priors that were asked for on behalf of a request."""
     query = sa.select(fetches).where(fetches.c.request_id == request_id)
@@ -151,12 +159,17 @@ def _fetch(row: sa.Row[Any]) -> Fetch:
 
 def was_fetched_as_prior(connection: sa.Connection, key: StudyKey) -> bool:
     """Whether this revision is there only because a model wanted it as a prior: its first image
-    came while it was being fetched, and nobody asked for the study itself."""
+    came while it was being fetched, and nobody asked for the study itself. A revision without
+    images of its own goes on from one that was closed early for its series."""
     first = connection.execute(
-        sa.select(sa.func.min(instances.c.received_at)).where(
+        sa.select(sa.func.min(instances.c.received_at))
+        .where(
             instances.c.study_instance_uid == key.study_instance_uid,
-            instances.c.revision == key.revision,
+            instances.c.revision <= key.revision,
         )
+        .group_by(instances.c.revision)
+        .order_by(instances.c.revision.desc())
+        .limit(1)
     ).scalar()
     if first is None:
         return False
@@ -168,6 +181,19 @@ def was_fetched_as_prior(connection: sa.Connection, key: StudyKey) -> bool:
     return any(
         row.asked_at <= first and (row.finished_at is None or first <= row.finished_at)
         for row in known
+    )
+
+
+def ask_for_itself(connection: sa.Connection, study_instance_uid: str) -> None:
+    """Somebody wants the study itself, which came as a prior (``was_fetched_as_prior``)."""
+    connection.execute(
+        sa.update(fetches)
+        .where(
+            fetches.c.study_instance_uid == study_instance_uid,
+            fetches.c.kind == FetchKind.PRIOR.value,
+            fetches.c.state != FetchState.RUNNING.value,
+        )
+        .values(kind=FetchKind.STUDY.value)
     )
 
 

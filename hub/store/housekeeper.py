@@ -141,6 +141,7 @@ class Housekeeper:
         self.engine.forget_finished(before)
         with self.keeper.database.write() as connection:
             workers.forget(connection, before, self.engine.holders())
+            retention.forget_messages(connection, before)
 
 
 def _some(paths: Iterator[Path]) -> Iterator[list[Path]]:

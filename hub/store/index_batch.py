@@ -126,6 +126,9 @@ class Round:
         """
         for segment, header in fresh:
             self._join(segment, header)
+        # Nobody deletes a study between the moment when an object is found to be there already
+        # and the end of the transaction.
+        studies.lock(self._connection, {one.header.study_instance_uid for one in portions})
         found = self._judged(portions)
         by_study: dict[str, list[_Found]] = defaultdict(list)
         for one in found:
@@ -284,11 +287,13 @@ class Round:
         uids = {one.instance.sop_instance_uid for one in found}
         known = instances.known_digests(self._connection, uids)
         for one in found:
-            versions = known.setdefault(one.instance.sop_instance_uid, set())
+            versions = known.setdefault(one.instance.sop_instance_uid, {})
             if one.instance.sha256 in versions:
                 continue
-            one.state = InstanceState.CONFLICT if versions else InstanceState.CURRENT
-            versions.add(one.instance.sha256)
+            # The one that a conflict was with may have been deleted since.
+            is_other = InstanceState.CURRENT in versions.values()
+            one.state = InstanceState.CONFLICT if is_other else InstanceState.CURRENT
+            versions[one.instance.sha256] = one.state
             if one.state is InstanceState.CONFLICT:
                 self._flag(one, "instance.conflict", OTHER_BYTES)
         return found

@@ -25,13 +25,15 @@ from hub.ports import Health, HealthState
 from hub.store import transfers
 from hub.store.bell import Bell, Rings
 from hub.store.database import Database
-from hub.store.disk import make_folder
+from hub.store.disk import Disk, make_folder
+from hub.store.extent_files import ExtentFiles
+from hub.store.extents import restore_claims
 from hub.store.index_batch import QuietTimes, Round, Rules, SegmentState
 from hub.store.index_mark import index_mark
 from hub.store.log_reader import Portion
 from hub.store.objects import SegmentStore
 from hub.store.schema import segments as segments_table
-from hub.store.segment_followers import Lag, SegmentFollowers
+from hub.store.segment_followers import Known, Lag, SegmentFollowers
 
 __all__ = ["Indexer", "QuietTimes", "Rules"]
 
@@ -166,12 +168,20 @@ class Indexer:
         return True
 
     def _begin(self) -> SegmentFollowers:
-        """Follow all that is in use and not known to be done, from where the index ends."""
+        """Follow all that is in use and not known to be done, from where the index ends; what a
+        power cut put back among the free extents is in use too."""
+        try:
+            restore_claims(ExtentFiles(self._objects.root, Disk()))
+        except OSError as error:
+            raise TransientError(f"cannot look for segments: {error.strerror}") from error
         with self._database.read() as connection:
-            table = segments_table.c
-            rows = connection.execute(sa.select(table.segment, table.state, table.indexed_to)).all()
+            rows = connection.execute(sa.select(segments_table)).all()
             unfinished = transfers.open_associations(connection)
-        opened = {row.segment: row.indexed_to for row in rows if row.state == SegmentState.OPEN}
+        opened = {
+            row.segment: Known(row.indexed_to, row.association_id, row.study_instance_uid)
+            for row in rows
+            if row.state == SegmentState.OPEN
+        }
         done = {row.segment for row in rows}.difference(opened)
         self._followers = SegmentFollowers(self._objects, opened, done)
         self._lingering = dict.fromkeys(unfinished, time.monotonic() + LINGER_SECONDS)

@@ -70,18 +70,19 @@ class IndexRow:
 
 def known_digests(
     connection: sa.Connection, sop_instance_uids: Collection[str]
-) -> dict[str, set[str]]:
-    """SOP Instance UID -> SHA-256 of every version that is stored, of those that are stored."""
-    known: dict[str, set[str]] = defaultdict(set)
+) -> dict[str, dict[str, InstanceState]]:
+    """SOP Instance UID -> SHA-256 and state of every version that is stored, of those that are
+    stored."""
+    known: dict[str, dict[str, InstanceState]] = defaultdict(dict)
     uids = list(sop_instance_uids)
     for start in range(0, len(uids), _AT_ONCE):
         rows = connection.execute(
-            sa.select(instances.c.sop_instance_uid, instances.c.sha256).where(
+            sa.select(instances.c.sop_instance_uid, instances.c.sha256, instances.c.state).where(
                 instances.c.sop_instance_uid.in_(uids[start : start + _AT_ONCE])
             )
         )
-        for uid, sha256 in rows:
-            known[uid].add(sha256)
+        for uid, sha256, state in rows:
+            known[uid][sha256] = InstanceState(state)
     return known
 
 

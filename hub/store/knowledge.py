@@ -26,6 +26,7 @@ from hub.ports import (
 from hub.store import studies
 from hub.store.database import Database, insert_new
 from hub.store.journal import Journal
+from hub.store.log_reader import is_readable
 from hub.store.objects import SegmentStore
 from hub.store.schema import instances, procedure_steps, storage_commitments
 from hub.store.segment_format import RECORD_HEADER_SIZE, RecordKind, payload_of, read_record_header
@@ -307,7 +308,10 @@ def _location(row: sa.Row[Any]) -> Location:
 
 
 def _is_whole(log: memoryview, location: Location) -> bool:
-    head = read_record_header(log, location.offset - RECORD_HEADER_SIZE)
+    start = location.offset - RECORD_HEADER_SIZE
+    if not is_readable(log, start, location.offset + location.length):
+        return False
+    head = read_record_header(log, start)
     if head is None or (head.kind, head.length) != (RecordKind.OBJECT, location.length):
         return False
     if head.end > len(log):

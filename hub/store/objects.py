@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xxhash import xxh3_128_digest
+
 from hub.domain.study import Location
 from hub.errors import IntegrityError
 from hub.store.segment_format import (
@@ -41,11 +43,11 @@ class SegmentStore:
     def read(self, location: Location) -> bytes:
         """The Part 10 file at a location.
 
-        The record's own header is checked against the location, the payload's checksum is not:
-        whoever needs proof compares ``Instance.sha256``.
+        What is given is as it was written: neither damaged, nor of a segment that is being
+        overwritten meanwhile and may hold another study's objects next.
 
         Raises:
-            IntegrityError: the segment is gone, or holds no such record.
+            IntegrityError: the segment is gone, or holds no such record any more.
         """
         start = location.offset - RECORD_HEADER_SIZE
         if start < HEADER_SIZE or location.length < 0:
@@ -57,7 +59,7 @@ class SegmentStore:
             denoted = (RecordKind.OBJECT, location.length)
             if head is not None and (head.kind, head.length) == denoted:
                 found = _read_fully(handle, location.length, location.offset)
-                if len(found) == location.length:
+                if xxh3_128_digest(found) == head.checksum:
                     return found
         except OSError as error:
             raise IntegrityError(
@@ -131,15 +133,27 @@ class SegmentLog:
 
     @property
     def header(self) -> SegmentHeader | None:
-        """Whose objects these are; None as long as there is no whole header."""
-        return read_segment_header(self.log[:HEADER_SIZE])
+        """Whose objects these are; None as long as there is no whole header, or where the disk
+        does not give it: to touch the map then would end the process (SIGBUS)."""
+        try:
+            return read_segment_header(os.pread(self._handle, HEADER_SIZE, 0))
+        except OSError:
+            return None
 
     def is_being_written(self) -> bool:
-        """Whether a living writer holds the segment; false too where it was released."""
+        """Whether a living writer holds the segment; false too where it was released.
+
+        Raises:
+            IntegrityError: it cannot be opened.
+        """
         try:
             handle = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise IntegrityError(
+                f"segment {self.segment} cannot be opened: {error.strerror}"
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

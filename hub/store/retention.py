@@ -25,11 +25,14 @@ from hub.store.schema import (
     associations,
     deliveries,
     documents,
+    expectations,
     fetches,
     instances,
+    procedure_steps,
     requests,
     route_decisions,
     segments,
+    storage_commitments,
     studies,
     study_revisions,
 )
@@ -224,6 +227,29 @@ def _has_images() -> Condition:
 def _oldest(connection: sa.Connection, conditions: Sequence[Condition], limit: int) -> list[str]:
     query = sa.select(_this).where(_settled(), *conditions).order_by(_last_image()).limit(limit)
     return list(connection.execute(query).scalars())
+
+
+def forget_messages(connection: sa.Connection, before: datetime) -> None:
+    """Drop what modalities and archives said long ago of studies; most of it is lists of UIDs."""
+    steps, commitments = procedure_steps.c, storage_commitments.c
+    connection.execute(sa.delete(expectations).where(expectations.c.learned_at < before))
+    connection.execute(sa.delete(procedure_steps).where(steps.changed_at < before))
+    answered = (commitments.state != "asked", commitments.requested_at < before)
+    connection.execute(sa.delete(storage_commitments).where(*answered))
+
+
+def forget_transfers(connection: sa.Connection, before: datetime) -> None:
+    """Drop transfers that ended long ago and of which nothing is left."""
+    this = associations.c.association_id
+    gone = (
+        sa.select(this)
+        .where(
+            associations.c.closed_at < before,
+            ~sa.exists().where(instances.c.association_id == this),
+            ~sa.exists().where(segments.c.association_id == this),
+        )
+    )
+    forgotten = list(connection.execute(gone).scalars())
 
 
 # --- deleting ----------------------------------------------------------------------------

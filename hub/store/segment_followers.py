@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+
+import structlog
 
 from hub.errors import IntegrityError
 from hub.ports import EndOfTransfer
@@ -34,10 +38,19 @@ RING_LOST_SECONDS = 1.0
 """So long the last record of a living writer waits for its ring; then the ring was lost, or the
 sync hangs. A sync that fails later is one that the indexer's own sync of the same file, whose
 handle is older than the failure, reports too (fsync(2), errseq_t): nothing is indexed then."""
+UNREADABLE_SECONDS = 30.0
+"""So long a segment that is there and cannot be read is tried again, with every look; the others
+go on meanwhile. Longer than a disk or its controller takes to come back."""
+_NOT_THE_SEGMENT = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR}
+)
+"""Why a whole segment may be unreadable: it is tried again for as long as that lasts."""
 _LOCKS_PER_LOOK = 100
 """Of segments in which nothing happens: so many are asked whether their writers live."""
 _NOBODY = SegmentHeader("", "", "", "", "", "", "", 0.0)
 """Of a segment whose header is damaged."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +60,15 @@ class Lag:
     records: int = 0
     length: int = 0
     """In bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the index has of a segment that was not read to its end."""
+
+    indexed_to: int
+    association_id: str
+    study_instance_uid: str
 
 
 @dataclass(slots=True)
@@ -73,12 +95,12 @@ class SegmentFollowers:
     """For one thread, but for ``lag``."""
 
     def __init__(
-        self, objects: SegmentStore, opened: Mapping[str, int], done: Collection[str]
+        self, objects: SegmentStore, opened: Mapping[str, Known], done: Collection[str]
     ) -> None:
         """
         Args:
             objects: where the segments lie.
-            opened: segments that are indexed in part -> how far.
+            opened: segments that are indexed in part.
             done: segments of which nothing is to be read any more.
         """
         self._objects = objects
@@ -89,6 +111,8 @@ class SegmentFollowers:
         """Segments to be read, in turn."""
         self._nameless: set[str] = set()
         """Those whose header is not written yet."""
+        self._unread: dict[str, float] = {}
+        """Those that are there and cannot be read -> until when that is tried."""
         self._asked = 0
         self._look_at = time.monotonic() + LOOK_SECONDS
         self.lag = Lag()
@@ -115,14 +139,22 @@ class SegmentFollowers:
     def associations(self, *, but: Collection[str] = ()) -> set[str]:
         """The transfers that they belong to, without some segments."""
         followers = self._followers.values()
-        return {one.header.association_id for one in followers if one.segment not in but}
+        unread = [one for one in self._unread if one in self._opened and one not in but]
+        return {one.header.association_id for one in followers if one.segment not in but} | {
+            self._opened[segment].association_id for segment in unread
+        }
 
     def behind(self) -> list[datetime | None]:
         """Of each segment that was not read to its end: before when all of it is indexed; None
         where that is not known."""
         ready = [self._followers[segment].indexed_to for segment in self._ready]
         followers = self._followers.values()
-        return ready + [one.held.received_at for one in followers if one.held is not None]
+        held = [one.held.received_at for one in followers if one.held is not None]
+        return ready + held + [self._indexed_to(segment) for segment in self._unread]
+
+    def _indexed_to(self, segment: str) -> datetime | None:
+        follower = self._followers.get(segment)
+        return None if follower is None else follower.indexed_to
 
     # --- what there is -----------------------------------------------------------------------
 
@@ -152,7 +184,8 @@ class SegmentFollowers:
         self._asked = self._asked + len(asked) if len(asked) == _LOCKS_PER_LOOK else 0
         dead = [segment for segment in asked if not self._is_being_written(segment)]
         held = [one.segment for one in self._followers.values() if one.held is not None]
-        self._ready |= dict.fromkeys((*changed, *dead, *held))
+        again = self._unread.keys() & self._followers.keys()
+        self._ready |= dict.fromkeys((*changed, *dead, *held, *again))
         self._measure_lag()
 
     def _follow(self, segments: Iterable[str]) -> None:
@@ -162,7 +195,7 @@ class SegmentFollowers:
             header = self._header(segment)
             if header is not None:
                 joined = segment in self._opened
-                offset = self._opened.get(segment, 0) or HEADER_SIZE
+                offset = (self._opened[segment].indexed_to if joined else 0) or HEADER_SIZE
                 self._followers[segment] = Follower(segment, header, offset, joined)
                 self._ready[segment] = None
 
@@ -172,32 +205,68 @@ class SegmentFollowers:
             with self._objects.open_log(segment) as log:
                 written = log.is_being_written()
                 if (header := log.header) is not None:
+                    self._unread.pop(segment, None)
                     return header
                 if written:
                     self._nameless.add(segment)
                 elif holds_records(log, HEADER_SIZE):
-                    return _NOBODY
+                    return self._unknown(segment)
                 return None
-        except IntegrityError:
-            if self._is_there(segment):
-                raise
-            return _NOBODY if segment in self._opened else None
+        except IntegrityError as error:
+            if not self._is_there(segment):
+                self._unread.pop(segment, None)
+                return self._unknown(segment) if segment in self._opened else None
+            if not self._is_given_up(segment, error):
+                self._nameless.add(segment)
+                return None
+            return self._unknown(segment)
+
+    def _unknown(self, segment: str) -> SegmentHeader:
+        """In place of the header of a segment that has none; what the index knows of it."""
+        known = self._opened.get(segment)
+        if known is None:
+            return _NOBODY
+        return replace(
+            _NOBODY,
+            association_id=known.association_id,
+            study_instance_uid=known.study_instance_uid,
+        )
 
     def _is_being_written(self, segment: str) -> bool:
         if not self._is_there(segment):
             return False
-        with self._objects.open_log(segment) as log:
-            return log.is_being_written()
+        try:
+            with self._objects.open_log(segment) as log:
+                return log.is_being_written()
+        except IntegrityError:
+            return False  # to read it says why
 
     def _is_there(self, segment: str) -> bool:
-        return path_of(self._objects.root, segment).exists()
+        try:
+            return path_of(self._objects.root, segment).exists()
+        except OSError:
+            return True  # nobody says that it is gone
+
+    def _is_given_up(self, segment: str, error: IntegrityError) -> bool:
+        """Whether a segment that is there was tried for long enough: no other may wait for it.
+
+        Raises:
+            IntegrityError: it is not the segment that is at fault.
+        """
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _NOT_THE_SEGMENT:
+            raise error
+        now = time.monotonic()
+        if segment not in self._unread:
+            log.warning("segment.unreadable", segment=segment, reason=str(error))
+        return now >= self._unread.setdefault(segment, now + UNREADABLE_SECONDS)
 
     def _measure_lag(self) -> None:
         records = length = 0
         for segment in filter(self._is_there, self._ready):
-            with self._objects.open_log(segment) as log:
+            with suppress(IntegrityError), self._objects.open_log(segment) as log:
                 waiting = backlog(log, self._followers[segment].offset)
-            records, length = records + waiting[0], length + waiting[1]
+                records, length = records + waiting[0], length + waiting[1]
         self.lag = Lag(records, length)
 
     # --- what there is to read ---------------------------------------------------------------
@@ -236,14 +305,18 @@ class SegmentFollowers:
                 )
                 if portion.is_news(follower.offset):
                     log.sync()
-        except IntegrityError:
-            if self._is_there(follower.segment):
-                raise
+        except IntegrityError as error:
             portion = Portion(follower.segment, follower.header, follower.offset)
-            portion.flaws.append(Flaw(DAMAGED, "the segment is gone", follower.offset))
+            reason = "the segment is gone"
+            if self._is_there(follower.segment):
+                if not self._is_given_up(follower.segment, error):
+                    return portion
+                reason = "the segment cannot be read from the disk"
+            portion.flaws.append(Flaw(DAMAGED, reason, follower.offset))
             portion.end = EndOfTransfer.ABORTED.value
             return portion
-        return _without_header(portion) if follower.header is _NOBODY else portion
+        self._unread.pop(follower.segment, None)
+        return _without_header(portion) if not follower.header.receiver_id else portion
 
     def taken(self, portions: Sequence[Portion]) -> None:
         """They are indexed: go on behind them."""
@@ -257,6 +330,7 @@ class SegmentFollowers:
                 follower.indexed_to = portion.arrivals[-1].received_at
             if portion.end is not None:
                 del self._followers[portion.segment]
+                self._unread.pop(portion.segment, None)
                 self._watch.forget(portion.segment)
             elif portion.more:
                 self._ready[portion.segment] = None

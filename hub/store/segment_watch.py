@@ -61,18 +61,25 @@ class SegmentWatch:
         return [
             segment
             for segment in segments
-            if self._changed.get(segment, 0) != (_modified_at(path_of(self._root, segment)) or -1)
+            if self._changed.get(segment, 0) != (self._changed_at(segment) or -1)
         ]
 
     def about_to_read(self, segment: str) -> None:
         """What is written from now on is a change."""
-        at = _modified_at(path_of(self._root, segment))
+        at = self._changed_at(segment)
         settled = at is not None and time.time_ns() - at > _SETTLED_NS
         self._changed[segment] = at if at is not None and settled else 0
 
     def forget(self, segment: str) -> None:
         """Nobody asks about it any more."""
         self._changed.pop(segment, None)
+
+    def _changed_at(self, segment: str) -> int | None:
+        """None too where the disk does not say it: then reading the segment fails as well."""
+        try:
+            return _modified_at(path_of(self._root, segment))
+        except OSError:
+            return None
 
     def _listed(self) -> list[str]:
         used = self._root / USED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -183,10 +183,12 @@ def _expectation(
 def _is_reached(
     connection: sa.Connection, key: StudyKey, number: int, named: frozenset[str]
 ) -> bool:
-    """All is there now, and was not with the revision before."""
+    """All is there now, and was not with the last revision of the whole study."""
+    last = latest_whole_revision(connection, key.study_instance_uid)
+    last_whole = 0 if last is None else last.revision
     if not named:
         query = sa.select(study_revisions.c.received_instances).where(
-            *_is(StudyKey(key.study_instance_uid, key.revision - 1))
+            *_is(StudyKey(key.study_instance_uid, last_whole))
         )
         before: int = connection.execute(query).scalar() or 0
         return before < number
@@ -197,7 +199,7 @@ def _is_reached(
         )
     ).all()
     return named <= {row.sop_instance_uid for row in current} and not named <= {
-        row.sop_instance_uid for row in current if row.revision < key.revision
+        row.sop_instance_uid for row in current if row.revision <= last_whole
     }
 
 
@@ -338,6 +340,17 @@ def _is(key: StudyKey) -> tuple[sa.ColumnElement[bool], ...]:
         study_revisions.c.study_instance_uid == key.study_instance_uid,
         study_revisions.c.revision == key.revision,
     )
+
+
+def lock(connection: sa.Connection, study_instance_uids: Collection[str]) -> None:
+    """Lock the studies that are there, in order; SQLite has one writer at a time anyway."""
+    if connection.dialect.name == "postgresql" and study_instance_uids:
+        connection.execute(
+            sa.select(studies.c.study_instance_uid)
+            .where(studies.c.study_instance_uid.in_(study_instance_uids))
+            .order_by(studies.c.study_instance_uid)
+            .with_for_update()
+        )
 
 
 def _lock_study(connection: sa.Connection, study_instance_uid: str) -> sa.CursorResult[Any]:

@@ -72,10 +72,10 @@ def present(
 
 
 def forget(connection: sa.Connection, gone_before: datetime, holders: Collection[str]) -> int:
-    """Drop processes that ended long ago and hold no work; returns how many."""
+    """Drop processes that ended long ago and hold no work; returns how many. One that was killed
+    never said so: then its last sign of life counts."""
+    ended = sa.func.coalesce(workers.c.gone_at, workers.c.heartbeat_at)
     done = connection.execute(
-        sa.delete(workers).where(
-            workers.c.gone_at < gone_before, workers.c.executor_id.not_in(list(holders))
-        )
+        sa.delete(workers).where(ended < gone_before, workers.c.executor_id.not_in(list(holders)))
     )
     return done.rowcount

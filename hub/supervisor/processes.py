@@ -157,7 +157,6 @@ def _run_forked(role: str, run: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.environ.update(_environment(os.getppid()))
-    _keep_freed_memory()
     with suppress(OSError):  # only Linux has it, and it is for those who look
         Path("/proc/self/comm").write_text(role[:_LONGEST_NAME])
     run_to_the_end(run)
@@ -169,12 +168,13 @@ def _environment(parent: int) -> dict[str, str]:
     return malloc | _ONE_THREAD | os.environ | {_PARENT: str(parent)}
 
 
-def _keep_freed_memory() -> None:
-    """The variables are read when a program begins, and a copy of this one has begun already."""
+def keep_freed_memory() -> None:
+    """For a role that works on whole studies; the receiver gives its memory back. The variables
+    are read when a program begins, and a copy of this one has begun already."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc and musl; macOS has none
     if mallopt is not None:
-        for name, (option, _) in _KEEP_FREED_MEMORY.items():
-            mallopt(option, int(os.environ[name]))
+        for name, (option, value) in _KEEP_FREED_MEMORY.items():
+            mallopt(option, int(os.environ.get(name, value)))
 
 
 Start = Sequence[str] | Callable[[], None]

@@ -134,6 +134,7 @@ def refused(site: Site, data_set: bytes, uid: str, **named: Any) -> tuple[int, s
     """Send it and expect one audit row with the reason that the sender got; returns both."""
     before = len(site.rejections())
     status, comment = raw_store(site.hub.dicom_port, data_set, sop_instance_uid=uid, **named)
+    wait_for(lambda: len(site.rejections()) > before, "the refusal on record", 30)
     rows = site.rejections()[before:]
     assert len(rows) == 1, "refused and recorded once"
     assert comment[:40] in rows[0]["detail"], "the sender is told what is recorded"
@@ -275,6 +276,7 @@ def test_other_bytes_under_a_known_uid_are_kept_flagged_and_not_used(
         )
         return sorted(row["state"] for row in rows)
 
+    wait_for(lambda: len(states()) == 8, "all of them to be indexed", 30)
     assert states() == ["conflict"] * 4 + ["current"] * 4
     site.goes_on()
     timeline = site.hub.wait_for_study(study.study_instance_uid)

@@ -30,7 +30,7 @@ from hub.domain.study import Location
 from hub.formats.ct_phantom import chest_phantom
 from hub.formats.part10 import split_part10
 from hub.store import audit
-from hub.store.database import Database, open_database, sqlite_url
+from hub.store.database import Database, open_database, schema_version, sqlite_url
 from hub.store.objects import SegmentStore
 from hub.store.schema import deliveries, instances, requests
 from tests.peers import free_port
@@ -61,6 +61,10 @@ workers: {{heartbeat_seconds: 0.5}}
 adapters: {{onnx_local: {{processes: 1}}}}
 log: {{level: warning}}
 """
+
+
+PAUSE_SECONDS = 0.5
+"""Between studies: kills are to fall on every part of their paths."""
 
 
 @dataclass
@@ -112,9 +116,15 @@ def hub(
         running.start(role)
     if request.param == "postgresql":
         running.start("worker-2")
+    _wait_until(lambda: _has_tables(running.database), 60, running.log.read_text)
     yield running
     running.stop()
     running.database.close()
+
+
+def _has_tables(database: Database) -> bool:
+    found, needed = schema_version(database)
+    return found == needed
 
 
 class Modality:
@@ -232,27 +242,28 @@ def _check_one_report_each(orthanc: Orthanc, fhir_server: FhirServer, studies: i
     assert fhir_server.counts()["Device"] == 1
 
 
-def _keep_killing(hub: Processes, stop: threading.Event, seed: int) -> list[str]:
+def _keep_killing(hub: Processes, stop: threading.Event, seed: int, killed: list[str]) -> None:
     """SIGKILL one process after another at random moments; each comes back after 0.3 s."""
-    chance, killed = random.Random(seed), []
+    chance = random.Random(seed)
     while not stop.wait(chance.uniform(0.7, 3.0)):
         name = chance.choice(sorted(hub.roles))
         hub.kill(name)
         killed.append(name)
         time.sleep(0.3)
         hub.start(name)
-    return killed
 
 
 def _run(
     hub: Processes, orthanc: Orthanc, fhir_server: FhirServer, *, studies: int, lose_one: bool
 ) -> None:
-    modality, stop, killed = Modality(hub.port), threading.Event(), []
-    killer = threading.Thread(target=lambda: killed.extend(_keep_killing(hub, stop, studies)))
+    modality, stop = Modality(hub.port), threading.Event()
+    killed: list[str] = []
+    killer = threading.Thread(target=_keep_killing, args=(hub, stop, studies, killed))
     killer.start()
     try:
         for number in range(studies):
             modality.send(number)
+            time.sleep(PAUSE_SECONDS)
     finally:
         stop.set()
         killer.join()

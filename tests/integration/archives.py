@@ -109,12 +109,12 @@ def write_studies(folder: Path) -> list[Path]:
     return [write_image(folder, image) for image in images]
 
 
-def write_image(folder: Path, image: Dataset) -> Path:
-    """Write a Part 10 file (Explicit VR Little Endian)."""
+def write_image(folder: Path, image: Dataset, syntax: str = ExplicitVRLittleEndian) -> Path:
+    """Write a Part 10 file."""
     image.file_meta = pydicom.dataset.FileMetaDataset()
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
     image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.TransferSyntaxUID = syntax
     path = folder / f"{image.SOPInstanceUID}.dcm"
     pydicom.dcmwrite(path, image, enforce_file_format=True)
     return path

@@ -476,8 +476,9 @@ def test_callers_from_elsewhere_and_callers_that_nobody_named_are_rejected() -> 
 
 def test_limits_of_associations_in_all_and_per_caller_are_transient_rejections() -> None:
     limit = (2, 3, 2)
+    limits = {"maximum_associations": 3, "maximum_associations_per_caller": 2}
     with (
-        listening(maximum_associations=3, maximum_associations_per_caller=2) as port,
+        listening(allowed_calling_ae_titles=["A", "B", "C"], **limits) as port,
         Requestor(port) as first,
         Requestor(port) as second,
         Requestor(port) as third,
@@ -490,6 +491,32 @@ def test_limits_of_associations_in_all_and_per_caller_are_transient_rejections()
         first.release()
         with Requestor(port) as again:
             again.establish(calling="A")
+
+
+def test_titles_that_nobody_listed_are_one_caller_at_each_address() -> None:
+    with (
+        listening(maximum_associations_per_caller=2) as port,
+        Requestor(port) as first,
+        Requestor(port) as second,
+    ):
+        first.establish(calling="A")
+        second.establish(calling="B")
+        reject(port, (2, 3, 2), calling="C")
+        first.release()
+        with Requestor(port) as again:
+            again.establish(calling="C")
+
+
+def test_one_silent_address_does_not_take_the_places_of_all() -> None:
+    with listening() as port, ExitStack() as stack:
+        talking = stack.enter_context(Requestor(port))
+        talking.establish()
+        silent = [stack.enter_context(Requestor(port)) for _ in range(17)]
+        assert closed_within(silent[-1], 2)
+        assert not closed_within(silent[-2], 0.1)
+        silent[0].establish()
+        with Requestor(port) as again:
+            assert not closed_within(again, 0.1)
 
 
 def test_who_asks_too_late_or_falls_silent_is_sent_away() -> None:

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import imagecodecs
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, HTJ2KLossless, JPEGLSLossless
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as Get
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move
 
 from connectors.dicom.archive import DicomArchive
@@ -20,6 +25,7 @@ from hub.errors import RejectedError, TransientError
 from hub.formats.part10 import split_part10
 from hub.ports import ArchiveContext, EndOfTransfer, StudyQuery
 from tests.integration.archives import (
+    CT_IMAGE_STORAGE,
     OTHER_STUDY,
     PATIENT_ID,
     SECOND_SERIES,
@@ -27,15 +33,18 @@ from tests.integration.archives import (
     STUDY,
     KeepingIntake,
     WallClock,
+    ct_image,
     storage_scp,
+    write_image,
     write_studies,
 )
 from tests.peers import free_port
 from tests.peers.dcmqrscp import Dcmqrscp
-from tests.peers.dcmtk import storescu
+from tests.peers.dcmtk import dcmsend, storescu
 from tests.peers.orthanc import Orthanc, orthanc
 
 pytestmark = pytest.mark.peers
+PRIVATE_CLASS = "1.2.826.0.1.3680043.8.498.99"
 __all__ = ["orthanc"]
 
 
@@ -152,6 +161,32 @@ def test_c_get_of_what_the_intake_cannot_take_is_not_a_success(
     assert intake.ends == [EndOfTransfer.ABORTED]
 
 
+@pytest.fixture
+def mixed(tmp_path: Path) -> Iterator[Dcmqrscp]:
+    """Two CT images of one series: one as it is, one in JPEG-LS."""
+    plain, packed = (ct_image(f"{SERIES}.{n}", STUDY, SERIES, n) for n in (1, 2))
+    pixels = np.frombuffer(packed.PixelData, "<u2").reshape(4, 4)
+    packed.PixelData = encapsulate([bytes(imagecodecs.jpegls_encode(pixels))])
+    packed["PixelData"].VR, packed["PixelData"].is_undefined_length = "OB", True
+    files = [write_image(tmp_path, plain), write_image(tmp_path, packed, JPEGLSLossless)]
+    peer = Dcmqrscp(tmp_path / "dcmqrscp", {}, ["+xt"])
+    peer.start()
+    dcmsend(files, peer.port, aec=peer.ae_title)
+    yield peer
+    peer.stop()
+
+
+def test_c_get_takes_one_class_in_several_transfer_syntaxes(
+    mixed: Dcmqrscp, intake: KeepingIntake
+) -> None:
+    archive(mixed.port, mixed.ae_title, intake, retrieve="c-get").retrieve(STUDY, within=30)
+    (reception,) = intake.receptions
+    assert {item.sop_instance_uid: item.transfer_syntax_uid for item, _ in reception.stored} == {
+        f"{SERIES}.1": ExplicitVRLittleEndian,
+        f"{SERIES}.2": JPEGLSLossless,
+    }
+
+
 def test_an_unknown_move_destination_is_rejected(dcmqrscp: Dcmqrscp, intake: KeepingIntake) -> None:
     asked = archive(dcmqrscp.port, dcmqrscp.ae_title, intake, move_destination="NOBODY")
     with pytest.raises(RejectedError, match="0xA801"):
@@ -204,6 +239,50 @@ def _slow_find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
         answer.StudyInstanceUID = STUDY
         yield 0xFF00, answer
     yield 0x0000, None
+
+
+def _find_private(event: Any, refused: str) -> Iterator[tuple[int, Dataset | None]]:
+    """One object of a private class, in HTJ2K; no answers at the level ``refused``."""
+    answer = Dataset()
+    answer.QueryRetrieveLevel = event.identifier.QueryRetrieveLevel
+    if answer.QueryRetrieveLevel == refused:
+        yield 0xA900, None
+        return
+    answer.StudyInstanceUID, answer.SeriesInstanceUID, answer.Modality = STUDY, SERIES, "CT"
+    answer.SOPInstanceUID, answer.SOPClassUID = f"{SERIES}.1", PRIVATE_CLASS
+    answer.AvailableTransferSyntaxUID = HTJ2KLossless
+    yield 0xFF00, answer
+
+
+@pytest.mark.parametrize(
+    ("refused", "sop_class_uid", "most"),
+    [("", PRIVATE_CLASS, 60), ("IMAGE", CT_IMAGE_STORAGE, 128), ("SERIES", CT_IMAGE_STORAGE, 128)],
+)
+def test_c_get_proposes_what_the_archive_says_it_has(
+    intake: KeepingIntake, refused: str, sop_class_uid: str, most: int
+) -> None:
+    proposed: list[tuple[str, list[str]]] = []
+
+    def get(event: Any) -> Iterator[Any]:
+        contexts = event.assoc.requestor.requested_contexts
+        proposed.extend((c.abstract_syntax, list(c.transfer_syntax)) for c in contexts)
+        yield 0
+
+    ae = AE(ae_title="STRANGE")
+    ae.add_supported_context(Find)
+    ae.add_supported_context(Get)
+    handlers = [(evt.EVT_C_FIND, _find_private, [refused]), (evt.EVT_C_GET, get)]
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        asked = archive(server.socket.getsockname()[1], "STRANGE", intake, retrieve="c-get")
+        with pytest.raises(RejectedError, match="does not have"):
+            asked.retrieve(STUDY, within=10)
+    finally:
+        server.shutdown()
+    assert sop_class_uid in dict(proposed)
+    assert len(proposed) <= most
+    if not refused:
+        assert proposed[1] == (PRIVATE_CLASS, [HTJ2KLossless])  # the first after C-GET itself
 
 
 def _refused_find(event: Any) -> Iterator[tuple[int, Dataset | None]]:

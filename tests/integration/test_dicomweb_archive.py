@@ -190,6 +190,50 @@ def test_an_answer_that_breaks_off_is_transient_and_what_came_stays(
     assert intake.ends == [EndOfTransfer.ABORTED]
 
 
+def test_one_part_that_is_refused_does_not_stop_the_others(
+    server: Server, intake: KeepingIntake, tmp_path: Path
+) -> None:
+    files = [file.read_bytes() for file in write_studies(tmp_path / "files")[:3]]
+    intake.errors[f"{SERIES}.1"] = RejectedError("the object is too large")
+    server.body = _multipart(files[0], b"no file", *files[1:])
+    server.content_type = "multipart/related; boundary=b"
+    with pytest.raises(RejectedError, match="2 of 4 instances .*: the object is too large"):
+        at(server, intake).retrieve(STUDY, within=5)
+    assert intake.uids == {f"{SERIES}.2", f"{SERIES}.3"}
+
+
+def test_an_intake_without_resources_ends_a_retrieval_for_now(
+    server: Server, intake: KeepingIntake, tmp_path: Path
+) -> None:
+    intake.errors[f"{SERIES}.1"] = TransientError("out of disk space")
+    server.body = _multipart(_part10(tmp_path))
+    server.content_type = "multipart/related; boundary=b"
+    with pytest.raises(TransientError, match="out of disk space"):
+        at(server, intake).retrieve(STUDY, within=5)
+
+
+def test_a_large_part_that_is_refused_does_not_stop_the_others(
+    server: Server, intake: KeepingIntake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[bytes] = []
+    refusals = [RejectedError("too large"), None, RejectedError("too large")]
+
+    def spool(_reception: object, *names: str) -> _Spool:
+        refusal = refusals.pop()
+        if refusal is not None and len(refusals) == 2:
+            raise refusal
+        return _Spool(kept, refusal)
+
+    monkeypatch.setattr(retrieval, "_IN_MEMORY_BYTES", 400)
+    monkeypatch.setattr("tests.integration.archives.KeptReception.spool", spool, raising=False)
+    file = _part10(tmp_path)
+    server.body = _multipart(file, file, file)
+    server.content_type = "multipart/related; boundary=b"
+    with pytest.raises(RejectedError, match="2 of 3 instances"):
+        at(server, intake).retrieve(STUDY, within=5)
+    assert kept == [split_part10(file)[1]]
+
+
 def test_a_partial_answer_is_no_success(
     server: Server, intake: KeepingIntake, tmp_path: Path
 ) -> None:
@@ -231,13 +275,15 @@ def test_a_uid_cannot_leave_its_path_segment(server: Server, intake: KeepingInta
 
 
 class _Spool:
-    def __init__(self, kept: list[bytes]) -> None:
-        self._kept, self._bytes = kept, bytearray()
+    def __init__(self, kept: list[bytes], refusal: RejectedError | None = None) -> None:
+        self._kept, self._bytes, self._refusal = kept, bytearray(), refusal
 
     def write(self, chunk: bytes) -> None:
         self._bytes += chunk
 
     def store(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
         self._kept.append(bytes(self._bytes))
 
     def discard(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.peers import find_tool, free_port
@@ -16,11 +16,14 @@ _START_TIMEOUT = 20.0
 
 class Dcmqrscp:
     """C-STORE in; C-FIND, C-MOVE and C-GET out. ``movers`` are whom C-MOVE may send to:
-    AE title -> port on this host."""
+    AE title -> port on this host; ``options`` such as ``+xt`` (JPEG-LS) choose what it accepts."""
 
     ae_title = "DCMQRSCP"
 
-    def __init__(self, folder: Path, movers: Mapping[str, int]) -> None:
+    def __init__(
+        self, folder: Path, movers: Mapping[str, int], options: Sequence[str] = ()
+    ) -> None:
+        self._options = options
         self.port = free_port()
         self.folder = folder
         (folder / "storage").mkdir(parents=True)
@@ -43,7 +46,7 @@ class Dcmqrscp:
             self._process = subprocess.Popen(
                 [
                     find_tool("dcmqrscp", "dcmtk"),
-                    *("-v", "-c", str(self._configuration)),
+                    *("-v", *self._options, "-c", str(self._configuration)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -380,3 +380,34 @@ def test_a_fault_of_the_hub_ends_a_fetch(parts: FetchBench) -> None:
     assert parts.archive.retrieved == []
     parts.bench.clock.advance(1.1)
     assert parts.bench.pipeline.study_steps.complete(StudyKey(uid, 1))
+
+
+def test_a_part_of_what_is_missing_does_not_end_the_wait(parts: FetchBench) -> None:
+    """An archive sends series by series, each in a transfer of its own."""
+    uid = lacking_two(parts)
+    first, second = map(as_received, parts.archive.files[uid][3:])
+    parts.bench.store.store([first], EndOfTransfer.RELEASED, Sender("pacs", "PACS"))
+    parts.bench.clock.advance(5)
+    assert parts.bench.pipeline.complete_due_studies() == 0
+    parts.bench.store.store([second], EndOfTransfer.RELEASED, Sender("pacs", "PACS"))
+    parts.run_fetches()
+    parts.bench.clock.advance(1.1)
+    assert parts.bench.pipeline.complete_due_studies() == 1
+    assert parts.revision().received_instances == 5
+
+
+def test_what_is_said_while_the_first_image_is_indexed_counts(parts: FetchBench) -> None:
+    """On PostgreSQL neither of the two transactions sees the other."""
+    uid, files = phantom(5)
+    parts.bench.send(files[:3])
+    with parts.bench.pipeline.database.write() as connection:
+        values = {
+            "source": "archive",
+            "number_of_instances": 5,
+            "learned_at": parts.bench.clock.now(),
+        }
+        said = {"study_instance_uid": uid, "sop_instance_uids": [], "series": [], **values}
+        connection.execute(sa.insert(expectations).values(said))
+    parts.bench.clock.advance(2.1)
+    parts.bench.pipeline.complete_due_studies()
+    assert parts.revision().expected_instances == 5

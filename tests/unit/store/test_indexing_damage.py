@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from hub.errors import TransientError
 from hub.formats.part10 import part10_prefix
 from hub.ports import ReceivedObject
-from hub.store.erasing import erase_released
+from hub.store.erasing import Eraser
 from hub.store.extents import ExtentPool
+from hub.store.journal import Journal
 from hub.store.log_reader import DAMAGED, UNREADABLE, Share, read_portion
 from hub.store.schema import alerts, association_studies, associations
 from hub.store.schema import instances as instances_table
@@ -62,7 +63,7 @@ def test_a_damaged_segment_header_is_told_once_and_the_segment_kept(bench: Store
     bench.index()
     assert column(bench.database, instances_table.c.study_instance_uid) == [study_uid(2)]
     assert column(bench.database, alerts.c.kind) == [DAMAGED]
-    erase_released(bench.database, bench.pool)
+    eraser(bench).turn()
     assert damaged.exists()
 
 
@@ -129,13 +130,17 @@ def test_what_a_sender_says_of_itself_always_fits(bench: StoreBench) -> None:
 # --- erasing -----------------------------------------------------------------------------------
 
 
+def eraser(bench: StoreBench, pool: ExtentPool | None = None) -> Eraser:
+    return Eraser(bench.database, pool or bench.pool, Journal(bench.clock, "indexer"))
+
+
 def test_a_segment_of_duplicates_is_overwritten_and_used_again(bench: StoreBench) -> None:
     bench.store([received_object()])
     kept = only_segment(bench)
     bench.store([received_object()])
     pool = ExtentPool(bench.root, ready_bytes=8 << 20, minimum_free_bytes=0)
-    assert erase_released(bench.database, pool) == 1
-    assert erase_released(bench.database, pool) == 0
+    assert eraser(bench, pool).turn() == 1
+    assert eraser(bench, pool).turn() == 0
     assert only_segment(bench) == kept
     assert column(bench.database, segments_table.c.segment) == [kept.name]
     (free,) = (path for path in (bench.root / "free").iterdir() if path.name[0].isdigit())
@@ -161,9 +166,9 @@ def test_an_erasure_that_fails_is_tried_again(
     with monkeypatch.context() as patched:
         patched.setattr(bench.pool, "release", away)
         with pytest.raises(TransientError):
-            erase_released(bench.database, bench.pool)
+            eraser(bench).turn()
     assert "released" in column(bench.database, segments_table.c.state)
-    assert erase_released(bench.database, bench.pool) == 1
+    assert eraser(bench).turn() == 1
 
 
 # --- at rest -----------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from hub.domain.study import Location
 from hub.errors import IntegrityError, TransientError
 from hub.formats.part10 import part10
 from hub.ports import EndOfTransfer
+from hub.store import objects
+from hub.store.extents import ExtentPool
 from hub.store.objects import SegmentStore
 from hub.store.segment_format import HEADER_SIZE, RECORD_HEADER_SIZE, whole_records
 from hub.store.segment_names import path_of
@@ -227,3 +229,49 @@ def test_a_segment_that_is_being_written_is_not_released(hub: Receiving) -> None
         hub.store.release(segment, hub.pool)
     reception.close(EndOfTransfer.RELEASED)
     assert len(hub.files()) == 1
+
+
+def test_damage_is_noticed_when_it_is_read(hub: Receiving) -> None:
+    first, second = fill(hub, 1, 2)
+    damage(hub, first.segment, first.offset + first.length - 1, b"?")
+    with pytest.raises(IntegrityError):
+        hub.store.read(first)
+    assert hub.store.read(second) == part10(received_object(1, 2))
+
+
+def test_a_reader_that_was_stopped_does_not_read_the_next_studys_bytes(
+    hub: Receiving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (location,) = fill(hub, 1)
+    pool, read = ExtentPool(hub.root, 8 << 20, 0), objects._read_fully
+    given: list[bytes] = []
+
+    def stopped(handle: int, length: int, offset: int) -> bytes:
+        if length == location.length:  # its header was read; here the extent gets another owner
+            pool.release(location.segment)
+            pool.keep_ready()
+            extent = pool.claim(1)
+            other = part10(received_object(2, 1, patient_id="P2"))
+            os.pwrite(extent.handle, other, location.offset)
+            os.close(extent.handle)
+        given.append(read(handle, length, offset))
+        return given[-1]
+
+    monkeypatch.setattr(objects, "_read_fully", stopped)
+    with pytest.raises(IntegrityError):
+        hub.store.read(location)
+    assert b"P2" in given[-1]
+
+
+def test_a_header_that_the_disk_does_not_give_is_none(
+    hub: Receiving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (location,) = fill(hub, 1)
+
+    def broken(handle: int, length: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with hub.store.open_log(location.segment) as log:
+        assert log.header is not None
+        monkeypatch.setattr(os, "pread", broken)
+        assert log.header is None

@@ -18,7 +18,7 @@ from hub.formats.route_expression import compile_expression
 from hub.ports import EndOfTransfer
 from hub.store import audit, instances, workers
 from hub.store.database import Database
-from hub.store.erasing import erase_released
+from hub.store.erasing import Eraser
 from hub.store.housekeeper import EngineRecords, Housekeeper
 from hub.store.retention import Kept, RetentionPolicy, StudyKeeper
 from hub.store.schema import (
@@ -75,7 +75,8 @@ class Site:
         return sorted(set(map(str, self.bench.column(instances_table.c.study_instance_uid))))
 
     def erase(self) -> int:
-        return erase_released(self.bench.pipeline.database, self.bench.store.pool)
+        pipeline = self.bench.pipeline
+        return Eraser(pipeline.database, self.bench.store.pool, pipeline.journal).turn()
 
     def set(self, table: sa.Table, **values: object) -> None:
         with self.bench.pipeline.database.write() as connection:
@@ -414,6 +415,8 @@ def test_records_of_what_ended_long_ago_are_forgotten_once_an_hour(site: Site) -
         for name in names[:2]:
             workers.mark_gone(connection, name, clock.now())
     clock.advance(31 * DAY)
+    with database.write() as connection:
+        workers.beat(connection, "here", {}, clock.now())
     for _ in range(3):
         site.housekeeper().turn()
         clock.advance(60)

@@ -294,3 +294,13 @@ def test_a_thousand_mutated_associations_break_no_promise() -> None:
     assert done.runs >= 200
     assert done.established > done.runs // 4
     assert done.messages > 0
+
+
+def test_after_an_abort_of_ours_the_rest_of_a_message_is_none() -> None:
+    session = opened()
+    message = store("1.2.3", bytes(1000))
+    session.feed(message[:500])
+    session.association.abort()
+    session.feed(message[500:] + store("1.2.4", b"next"))
+    assert session.association.state is State.STA13
+    assert session.objects == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -254,6 +255,16 @@ def test_a_data_set_that_is_none_is_a_status(
         command, sop_class, WELL_KNOWN, 1, ExplicitVRLittleEndian, content, "X", "127.0.0.1"
     )
     assert offered.handle(asked).status in {0x0110, 0x0115, 0x0120, 0x0106}
+
+
+def test_items_without_end_are_not_read(offered: DicomServices) -> None:
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 50_001
+    content = struct.pack("<HHI", 0x0040, 0x0270, len(items)) + items
+    asked = NormalizedRequest(
+        CommandField.N_CREATE, PROCEDURE_STEP, STEP, 1, ImplicitVRLittleEndian, content, "X", "::1"
+    )
+    answer = offered.handle(asked)
+    assert (answer.status, answer.error_comment) == (0x0115, "the data set has too many items")
 
 
 def test_while_the_database_is_away_a_request_is_to_be_repeated(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from xml.etree import ElementTree as ET
 
 import httpx
@@ -20,6 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from connectors.dicomweb import dicom_json
 from hub.formats.dicom_header import split_part10
 from tests.contracts.recording import dicom_file
 from tests.dicomweb_server import DicomWebServer, dicomweb_server
@@ -325,6 +326,30 @@ def test_an_instance_that_cannot_be_read_is_told_as_far_as_it_is_indexed(
     assert (
         get(server, "/studies/1.2.5/series/1.2.5.1/instances/1.2.5.1/frames/1").status_code == 406
     )
+
+
+def _longer(_: bytes) -> bytes:
+    return image("1.2.4.1", "1.2.4", DeflatedExplicitVRLittleEndian, PatientComments="x" * 9999)
+
+
+def _corrupt(file: bytes) -> bytes:
+    return file[:-40] + bytes(40)
+
+
+@pytest.mark.parametrize("changed", [_longer, _corrupt])
+def test_a_deflated_object_that_cannot_be_read_is_told_as_far_as_it_is_indexed(
+    server: DicomWebServer, monkeypatch: pytest.MonkeyPatch, changed: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(dicom_json, "_MOST_INFLATED", 5000)
+    (whole,) = get(server, "/studies/1.2.4/metadata").json()
+    assert "00280101" in whole  # BitsStored is not indexed
+    read = server.holdings.read
+    monkeypatch.setattr(server.holdings, "read", lambda location: changed(read(location)))
+    (model,) = get(server, "/studies/1.2.4/metadata").json()
+    assert model["00080018"]["Value"] == ["1.2.4.1"]
+    assert "00280101" not in model
+    frames = get(server, "/studies/1.2.4/series/1.2.4.1/instances/1.2.4.1/frames/1")
+    assert frames.status_code == 406
 
 
 def test_a_lost_segment_is_a_fault_of_the_hub(server: DicomWebServer) -> None:
