@@ -21,7 +21,7 @@ from hub.errors import CaidxError, RejectedError, TransientError
 from hub.ports import Archive, Expectation, ExpectationSource, Job, Jobs, StudyQuery
 from hub.store import fetches, studies
 from hub.store.database import Database
-from hub.store.fetches import Fetch, FetchKind, FetchState
+from hub.store.fetches import ArchiveSenders, Fetch, FetchKind, FetchState
 from hub.store.journal import Journal
 
 log = structlog.get_logger(__name__)
@@ -59,6 +59,13 @@ class Fetching:
     """By name."""
     rules: Mapping[str, AskRule] = field(default_factory=dict)
     """By name of the source."""
+    ae_titles: frozenset[str] = frozenset()
+    """With which the archives call the hub's own sources."""
+
+    @property
+    def senders(self) -> ArchiveSenders:
+        """Who sends what was asked for."""
+        return ArchiveSenders(frozenset(self.archives), self.ae_titles)
 
     # --- how many images a study has -----------------------------------------------------------
 

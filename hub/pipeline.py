@@ -105,6 +105,11 @@ class Pipeline:
         """Close every study whose evidence says that it is complete; returns how many."""
         return self.study_steps.complete_due_studies()
 
+    def route_priors_sent_for_themselves(self) -> int:
+        """Have the routes applied to priors that were sent for themselves since; returns to how
+        many."""
+        return self.study_steps.route_priors_sent_for_themselves()
+
     @property
     def starts_with_series(self) -> bool:
         """Whether ``start_complete_series`` ever has anything to do."""

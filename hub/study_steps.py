@@ -157,6 +157,18 @@ class StudySteps:
     def _routes_that_start(self, start: RouteStart) -> tuple[Route, ...]:
         return tuple(route for route in self.routes if route.start is start)
 
+    def route_priors_sent_for_themselves(self) -> int:
+        """Have the routes applied to studies that came as priors first, and that were then sent
+        by whoever sends studies to be analysed: all of it is there, so no revision opens.
+        Returns to how many."""
+        if self.fetching is None or not self.fetching.archives:
+            return 0
+        senders = self.fetching.senders
+        with self.database.read() as connection:
+            sent = fetches.priors_sent_for_themselves(connection, senders, _DUE_AT_ONCE)
+        rerouting = Rerouting(self.database, self.jobs, self.journal)
+        return sum(rerouting.of_a_prior(uid) for uid in sent)
+
     # --- 3. route ------------------------------------------------------------------------
 
     def route(self, key: StudyKey) -> None:
@@ -295,17 +307,30 @@ class Rerouting:
         Raises:
             RejectedError: it never arrived, is still being received, or its images were deleted.
         """
-        uid = study_instance_uid
         with self.database.write() as connection:
-            key = studies.latest_whole_revision(connection, uid)
-            if key is None:
-                raise RejectedError(f"no study {uid} has arrived, or it is still being received")
-            instances.load_study(connection, key)  # there are images to look at
-            studies.reopen(connection, key)
-            fetches.ask_for_itself(connection, uid)
-            job = replace(study_job(key), job_id=f"study:{key}:{uuid.uuid4().hex}")
-            self.jobs.enqueue(connection, job)
-            self.journal.record(connection, "study.routed-again", f"study:{key}", uid)
+            return self._start(connection, study_instance_uid)
+
+    def of_a_prior(self, study_instance_uid: str) -> bool:
+        """As ``again``, once; False where it cannot be, or was begun before."""
+        try:
+            with self.database.write() as connection:
+                if not fetches.ask_for_itself(connection, study_instance_uid):
+                    return False
+                self._start(connection, study_instance_uid)
+        except RejectedError:
+            return False  # it arrives again, or was deleted, in this moment
+        return True
+
+    def _start(self, connection: sa.Connection, uid: str) -> StudyKey:
+        key = studies.latest_whole_revision(connection, uid)
+        if key is None:
+            raise RejectedError(f"no study {uid} has arrived, or it is still being received")
+        instances.load_study(connection, key)  # there are images to look at
+        studies.reopen(connection, key)
+        fetches.ask_for_itself(connection, uid)
+        job = replace(study_job(key), job_id=f"study:{key}:{uuid.uuid4().hex}")
+        self.jobs.enqueue(connection, job)
+        self.journal.record(connection, "study.routed-again", f"study:{key}", uid)
         return key
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -18,7 +18,7 @@ import structlog
 from connectors.dicom.config import DicomSourceConfig
 from connectors.dicom.normalized import NormalizedRequest, NormalizedResponse
 from hub.errors import CaidxError, TransientError
-from hub.ports import SourceContext
+from hub.ports import CommitmentRequest, SourceContext
 
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 """Storage Commitment Push Model SOP Class (PS3.4 annex J)."""
@@ -143,12 +143,27 @@ class DicomServices:
         while not self._closing.wait(LOOK_SECONDS):
             try:
                 due = self._context.knowledge.due_commitments(self._context.name)
-            except TransientError as error:
+            except CaidxError as error:
                 log.warning("commitment.not-looked", source=self._context.name, error=error)
                 continue
-            for question in due:
-                handler: Any = self._handler(STORAGE_COMMITMENT)
-                handler.answer_again(question)
+            self._answer_again(due)
+
+    def _answer_again(self, due: Sequence[CommitmentRequest]) -> None:
+        """A peer that is away is called once, and its other answers are put off: waiting for it
+        again and again would hold up the answers to everybody else."""
+        handler: Any = self._handler(STORAGE_COMMITMENT)
+        away: dict[str, str] = {}
+        for question in due:
+            if self._closing.is_set():
+                return
+            title = question.calling_ae_title
+            try:
+                if title in away:
+                    handler.put_off(question, away[title])
+                elif reason := handler.answer_again(question):
+                    away[title] = reason
+            except CaidxError as error:
+                log.warning("commitment.not-answered", source=self._context.name, error=error)
 
 
 def build_services(config: DicomSourceConfig, context: SourceContext) -> DicomServices:

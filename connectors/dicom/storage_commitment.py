@@ -33,7 +33,7 @@ from connectors.dicom.normalized_data import (
 )
 from connectors.dicom.requester import Peer, association, status_in
 from connectors.dicom.services import STORAGE_COMMITMENT, RefusedError
-from hub.errors import CaidxError, TransientError
+from hub.errors import CaidxError, RejectedError, TransientError
 from hub.ports import CommitmentRequest, ReferencedInstance, SourceContext
 
 log = structlog.get_logger(__name__)
@@ -112,9 +112,9 @@ class StorageCommitmentService:
         question: CommitmentRequest,
         transfer_syntax_uid: str,
         report: ReportOnAssociation | None,
-    ) -> None:
-        """Send the answer and record whether it arrived. While the database is away nothing is
-        recorded, and so the question stays due."""
+    ) -> str:
+        """Send the answer and record whether it arrived; why the peer is away, if it is. While
+        the database is away nothing is recorded, and so the question stays due."""
         try:
             failed = self._knowledge.not_stored(question.references, _WITHIN_SECONDS)
             data_set = _report(question, failed)
@@ -122,11 +122,13 @@ class StorageCommitmentService:
             try:
                 self._send(question, event_type, data_set, transfer_syntax_uid, report)
             except CaidxError as error:
-                self._knowledge.commitment_not_reported(question, str(error), self._later(question))
+                self.put_off(question, str(error))
+                return str(error) if isinstance(error, TransientError) else ""
             else:
                 self._knowledge.commitment_reported(question, len(failed))
         except TransientError as error:
             log.warning("commitment.not-answered", source=self._source, error=error)
+        return ""
 
     def _later(self, question: CommitmentRequest) -> float | None:
         """Seconds until the next attempt; None where none can help."""
@@ -173,13 +175,25 @@ class StorageCommitmentService:
                 data_set, event_type, STORAGE_COMMITMENT, _WELL_KNOWN_INSTANCE
             )
             status = status_in(answer)
+        if status is None:
+            raise TransientError(f"{peer} answered the report with nothing")
         if status != _SUCCESS:
-            told = "nothing" if status is None else f"0x{status:04X}"
-            raise TransientError(f"{peer} answered the report with {told}")
+            raise RejectedError(f"{peer} answered the report with 0x{status:04X}")
 
-    def answer_again(self, question: CommitmentRequest) -> None:
-        """Send an answer that could not be sent before; it is judged anew."""
-        self._answer(question, ExplicitVRLittleEndian, None)
+    def answer_again(self, question: CommitmentRequest) -> str:
+        """Send an answer that could not be sent before; it is judged anew.
+
+        Returns why the peer is away; empty where it is not.
+        """
+        return self._answer(question, ExplicitVRLittleEndian, None)
+
+    def put_off(self, question: CommitmentRequest, reason: str) -> None:
+        """Record that the answer could not be sent: later, or never where nothing can help.
+
+        Raises:
+            TransientError: the database is away.
+        """
+        self._knowledge.commitment_not_reported(question, reason, self._later(question))
 
 
 def _report(question: CommitmentRequest, failed: Mapping[ReferencedInstance, int]) -> Dataset:

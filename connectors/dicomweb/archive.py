@@ -170,11 +170,6 @@ class DicomWebArchive:
             raise TransientError(f"{self._name}: the answer broke off")
         if parts.count == 0:
             raise RejectedError(f"{self._name} does not have it")
-        if parts.refused:
-            raise RejectedError(
-                f"{parts.refused} of {parts.count} instances of {self._name} were refused: "
-                f"{parts.refusal}"
-            )
 
     def _reader(self, content_type: str) -> MultipartReader:
         try:

@@ -117,12 +117,22 @@ def choose_model(request: Request) -> str:
     Raises:
         Problem: 406, the client takes neither.
     """
+    return choose_single_model(request)[0]
+
+
+def choose_single_model(request: Request) -> tuple[str, bool]:
+    """As `choose_model`, for an answer that is one data set; and whether the client wants it as
+    the one part of a multipart/related all the same.
+
+    Raises:
+        Problem: 406, the client takes neither.
+    """
     for item in accepted(request):
         for offered in (DICOM_JSON, JSON):
             if not item.is_multipart and item.admits(offered):
-                return DICOM_JSON if item.name != JSON else JSON
+                return (DICOM_JSON if item.name != JSON else JSON), False
         if item.admits(DICOM_XML):
-            return DICOM_XML
+            return DICOM_XML, item.is_multipart
     raise not_acceptable(DICOM_JSON, f'{MULTIPART}; type="{DICOM_XML}"')
 
 

@@ -31,9 +31,21 @@ class Transfer:
         address = urlsplit(url).hostname or ""
         self.reception = context.intake.open(Sender(source=context.name, address=address))
         self._end = EndOfTransfer.ABORTED
+        self.count = 0
+        """Parts that came."""
+        self.refusals: list[str] = []
+        """Why parts, of these, were refused: no DICOM file, or nothing that the intake takes."""
 
     def finished(self) -> None:
-        """The archive has sent all of it."""
+        """The archive has sent all of it.
+
+        Raises:
+            RejectedError: not all of it was taken; what was stays.
+        """
+        if self.refusals:
+            raise RejectedError(
+                f"{len(self.refusals)} of {self.count} instances were refused: {self.refusals[0]}"
+            )
         self._end = EndOfTransfer.RELEASED
 
     def __enter__(self) -> Self:
@@ -52,15 +64,12 @@ class RetrievedParts:
     """One part after another, a Part 10 file each, into the intake."""
 
     def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
         self._reception = transfer.reception
         self._head = bytearray()
         self._spool: Spool | None = None
         self._is_refused = False
         self.count = 0
-        self.refused = 0
-        """Parts, of these, that are no DICOM file or that the intake does not take."""
-        self.refusal = ""
-        """Why the first of them was refused; no patient data."""
 
     def take(self, events: Iterable[Event]) -> None:
         """What the next bytes of the answer held. A part that is refused does not stop the
@@ -74,6 +83,7 @@ class RetrievedParts:
                 self._head, self._is_refused = bytearray(), False
             elif isinstance(event, PartEnds):
                 self.count += 1
+                self._transfer.count += 1
                 self._unless_refused(self._end)
             else:
                 self._unless_refused(partial(self._add, event))
@@ -86,8 +96,7 @@ class RetrievedParts:
         except RejectedError as error:
             self._is_refused, self._head = True, bytearray()
             self._discard()
-            self.refused += 1
-            self.refusal = self.refusal or str(error)
+            self._transfer.refusals.append(str(error))
 
     def _add(self, piece: memoryview) -> None:
         if self._spool is not None:

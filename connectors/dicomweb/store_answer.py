@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from connectors.dicomweb.dicom_xml import model_body
+from connectors.dicomweb.dicom_xml import model_body, xml_document
 from connectors.dicomweb.http import Answer
 from connectors.dicomweb.negotiation import DICOM_XML
 from connectors.dicomweb.parts import Outcome
@@ -24,12 +24,19 @@ Model = dict[str, dict[str, Any]]
 
 
 def store_answer(
-    outcomes: Sequence[Outcome], model: str, base_url: str, *, readable: bool
+    outcomes: Sequence[Outcome], model: tuple[str, bool], base_url: str, *, readable: bool
 ) -> Answer:
-    """One item for each instance; the status tells the worst."""
+    """One item for each instance; the status tells the worst.
+
+    ``model`` is that of `negotiation.choose_single_model`: media type, and whether multipart.
+    """
     data_set = _data_set(outcomes, base_url, readable=readable)
-    media_type, body = model_body([data_set], model)
-    if model != DICOM_XML:  # one data set, and not a list of one: peers expect it so
+    media_type, is_multipart = model
+    if is_multipart:
+        media_type, body = model_body([data_set], media_type)
+    elif media_type == DICOM_XML:
+        body = xml_document(data_set)
+    else:  # one data set, and not a list of one: peers expect it so
         body = orjson.dumps(data_set)
     status = _status(outcomes)
     headers = {}

@@ -12,7 +12,7 @@ from typing import TypeVar
 from connectors.dicomweb.config import DicomWebSourceConfig
 from connectors.dicomweb.http import Answer, Problem, Request
 from connectors.dicomweb.multipart import MultipartReader, PartBegins, PartEnds
-from connectors.dicomweb.negotiation import DICOM, MediaType, choose_model, media_type_of
+from connectors.dicomweb.negotiation import DICOM, MediaType, choose_single_model, media_type_of
 from connectors.dicomweb.parts import IncomingPart, MemoryBudget, Outcome
 from connectors.dicomweb.store_answer import store_answer
 from hub.errors import RejectedError
@@ -42,7 +42,7 @@ class StoreService:
             Problem: 400, 406, 413, 415: the request as a whole cannot be served.
             ClientGoneError: it broke off; what was stored stays.
         """
-        model = choose_model(request)
+        model = choose_single_model(request)
         content_type = media_type_of(request.headers.get("content-type", ""))
         pieces = self._body(request)
         transfer = _Transfer(self, study_instance_uid, request)

@@ -92,6 +92,11 @@ def build_fetching(hub: Hub, archives: Mapping[str, Archive], jobs: Jobs, actor:
         journal=hub.journal(actor),
         archives=archives,
         rules=ask_rules(hub.settings),
+        ae_titles=frozenset(
+            entry.options.ae_title
+            for entry in hub.settings.archives
+            if hasattr(entry.options, "ae_title")  # those that are asked by DICOM
+        ),
     )
 
 

@@ -52,6 +52,7 @@ _rehearse = at_first_call("hub.formats.rehearsal:rehearse")
 _COMPLETENESS_SECONDS = 0.02
 _SERIES_SECONDS = 0.25
 _ARCHIVES_SECONDS = 0.2
+_PRIORS_SECONDS = 5.0
 _PRIORS_AT_ONCE = 4
 _STOP_SECONDS = 10
 _SILENT_HEARTBEATS = 5
@@ -207,6 +208,8 @@ class Worker:
         )
         if pipeline.fetching is not None and pipeline.fetching.rules:
             self._loops += (Loop("archives", self._ask_archives, _ARCHIVES_SECONDS),)
+        if self.archives.by_name:
+            self._loops += (Loop("priors", self._route_priors, _PRIORS_SECONDS),)
         if pipeline.starts_with_series:
             self._loops += (Loop("series", self._start_series, _SERIES_SECONDS),)
         for loop in self._loops:
@@ -243,6 +246,9 @@ class Worker:
 
     def _start_series(self) -> None:
         self.pipeline.start_complete_series()
+
+    def _route_priors(self) -> None:
+        self.pipeline.route_priors_sent_for_themselves()
 
     def _ask_archives(self) -> None:
         if self.pipeline.fetching is not None:

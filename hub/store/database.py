@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from hub.errors import TransientError
+from hub.errors import RejectedError, TransientError
 from hub.ports import AFTER_COMMIT, at_first_call
 
 VERSION_TABLE = "caidx_schema_version"

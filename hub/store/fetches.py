@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hub.domain.study import StudyKey
+from hub.ports import EndOfTransfer
 from hub.store.database import insert_new
 from hub.store.schema import (
     association_studies,
@@ -19,10 +20,11 @@ from hub.store.schema import (
     fetches,
     instances,
     requests,
+    route_decisions,
     studies,
     study_revisions,
 )
-from hub.store.studies import RECEIVING, latest_whole_revision
+from hub.store.studies import RECEIVING, ROUTED, latest_whole_revision
 
 PRIOR_REASON = "the study was fetched as a prior of another one"
 _MOST_HELD = 200
@@ -184,9 +186,10 @@ def was_fetched_as_prior(connection: sa.Connection, key: StudyKey) -> bool:
     )
 
 
-def ask_for_itself(connection: sa.Connection, study_instance_uid: str) -> None:
-    """Somebody wants the study itself, which came as a prior (``was_fetched_as_prior``)."""
-    connection.execute(
+def ask_for_itself(connection: sa.Connection, study_instance_uid: str) -> bool:
+    """Somebody wants the study itself, which came as a prior (``was_fetched_as_prior``); False
+    where nothing of it was fetched as one."""
+    done = connection.execute(
         sa.update(fetches)
         .where(
             fetches.c.study_instance_uid == study_instance_uid,
@@ -195,6 +198,63 @@ def ask_for_itself(connection: sa.Connection, study_instance_uid: str) -> None:
         )
         .values(kind=FetchKind.STUDY.value)
     )
+    return done.rowcount > 0
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSenders:
+    """Who sends for archives: a transfer from one of these is an answer to a question."""
+
+    sources: frozenset[str] = frozenset()
+    """What comes on an association, or in a response, of the hub's own: names of archives."""
+    ae_titles: frozenset[str] = frozenset()
+    """With which archives call a source of the hub's (C-MOVE)."""
+
+
+def priors_sent_for_themselves(
+    connection: sa.Connection, archives: ArchiveSenders, limit: int
+) -> list[str]:
+    """Studies that no route was asked about because they were fetched as priors, and that somebody
+    sent whole transfers of as well: not for an archive, or when nothing was being fetched any
+    more. What an archive sends after it was too late may still be the prior."""
+    uid, revisions, transfer = fetches.c.study_instance_uid, study_revisions.c, associations.c
+    latest = sa.select(sa.func.max(revisions.revision)).where(revisions.study_instance_uid == uid)
+    is_left_out = sa.exists().where(
+        route_decisions.c.study_instance_uid == uid,
+        route_decisions.c.revision == latest.scalar_subquery(),
+        sa.cast(route_decisions.c.reasons, sa.Text).contains(PRIOR_REASON),
+    )
+    is_under_way = sa.exists().where(revisions.study_instance_uid == uid, revisions.state != ROUTED)
+    other = fetches.alias("other").c
+    is_fetched = sa.exists().where(
+        other.study_instance_uid == uid, other.state == FetchState.RUNNING.value
+    )
+    within_another = sa.exists().where(
+        other.study_instance_uid == uid,
+        other.asked_at <= transfer.opened_at,
+        sa.or_(other.finished_at >= transfer.opened_at, other.state != FetchState.DONE.value),
+    )
+    is_sent = sa.exists().where(
+        association_studies.c.study_instance_uid == uid,
+        association_studies.c.association_id == transfer.association_id,
+        transfer.end == EndOfTransfer.RELEASED.value,
+        transfer.closed_at >= fetches.c.asked_at,
+        transfer.source.not_in(archives.sources),
+        sa.or_(
+            transfer.calling_ae_title.not_in(archives.ae_titles),
+            sa.and_(transfer.opened_at > fetches.c.asked_at, ~within_another),
+        ),
+    )
+    is_here = sa.exists().where(instances.c.study_instance_uid == uid)
+    query = sa.select(uid).where(
+        fetches.c.kind == FetchKind.PRIOR.value,
+        is_left_out,
+        is_here,
+        is_sent,
+        ~is_fetched,
+        ~is_under_way,
+    )
+    return list(connection.execute(query.distinct().limit(limit)).scalars())
 
 
 def is_arriving(connection: sa.Connection, study_instance_uid: str) -> bool:

@@ -142,6 +142,7 @@ class Housekeeper:
         with self.keeper.database.write() as connection:
             workers.forget(connection, before, self.engine.holders())
             retention.forget_messages(connection, before)
+            retention.forget_transfers(connection, before)
 
 
 def _some(paths: Iterator[Path]) -> Iterator[list[Path]]:

@@ -21,6 +21,7 @@ from hub.store.documents import DocumentStore
 from hub.store.journal import Journal
 from hub.store.results import OPEN_STATES
 from hub.store.schema import (
+    UtcTime,
     association_studies,
     associations,
     deliveries,
@@ -74,12 +75,15 @@ class Purged:
     length: int = 0
     """Bytes of its images."""
     documents: int = 0
+    segments: int = 0
+    """Files of images, among them those of which nothing could be indexed."""
 
 
 # --- what must be kept -------------------------------------------------------------------
 
 
 LEGAL_HOLD = "a legal hold is on it"
+BEING_WRITTEN = "a transfer still writes to it"
 
 
 def at_work() -> dict[str, Condition]:
@@ -90,16 +94,7 @@ def at_work() -> dict[str, Condition]:
         "it is still being received or routed": sa.exists().where(
             study_revisions.c.study_instance_uid == _this, study_revisions.c.state != "routed"
         ),
-        "a transfer still writes to it": sa.or_(
-            sa.exists().where(
-                segments.c.study_instance_uid == _this, segments.c.state.not_in([SEALED, RELEASED])
-            ),
-            sa.exists().where(
-                association_studies.c.study_instance_uid == _this,
-                association_studies.c.association_id == associations.c.association_id,
-                associations.c.closed_at.is_(None),
-            ),
-        ),
+        BEING_WRITTEN: _is_being_written(_this),
         "a model is still asked about it": sa.exists().where(of_study, requests.c.state.in_(_OPEN)),
         "a report is still on its way": sa.exists().where(
             deliveries.c.study_instance_uid == _this,
@@ -112,6 +107,19 @@ def at_work() -> dict[str, Condition]:
             requests.c.state.in_(_OPEN), named_as_prior
         ),
     }
+
+
+def _is_being_written(uid: sa.ColumnElement[str]) -> Condition:
+    return sa.or_(
+        sa.exists().where(
+            segments.c.study_instance_uid == uid, segments.c.state.not_in([SEALED, RELEASED])
+        ),
+        sa.exists().where(
+            association_studies.c.study_instance_uid == uid,
+            association_studies.c.association_id == associations.c.association_id,
+            associations.c.closed_at.is_(None),
+        ),
+    )
 
 
 def for_a_person() -> dict[str, Condition]:
@@ -185,11 +193,32 @@ def due_images(
 ) -> list[str]:
     """Studies whose images have had their time, the oldest first."""
     by_route = {route: kept.images for route, kept in policy.by_route.items()}
-    return _oldest(
+    found = _oldest(
         connection,
         [_has_images(), *_is_old_enough(now, policy.general.images, by_route)],
         limit,
     )
+    return [*found, *_strays(connection, now - policy.general.images, limit - len(found))]
+
+
+def _strays(connection: sa.Connection, before: datetime, limit: int) -> list[str]:
+    """Studies of which there are only conflicts with other studies' images: no row of ``studies``
+    tells of them. What holds no object at all is left for the person who was told of it."""
+    at = segments.alias("at").c  # so that no condition takes it for its own
+    uid = at.study_instance_uid
+    query = (
+        sa.select(uid)
+        .where(
+            ~sa.exists().where(_this == uid),
+            sa.exists().where(instances.c.study_instance_uid == uid),
+            ~_is_being_written(uid),
+        )
+        .group_by(uid)
+        .having(sa.func.max(at.opened_at) <= sa.literal(before, UtcTime()))
+        .order_by(sa.func.max(at.opened_at))
+        .limit(limit)
+    )
+    return list(connection.execute(query).scalars())
 
 
 def due_results(
@@ -240,16 +269,16 @@ def forget_messages(connection: sa.Connection, before: datetime) -> None:
 
 def forget_transfers(connection: sa.Connection, before: datetime) -> None:
     """Drop transfers that ended long ago and of which nothing is left."""
-    this = associations.c.association_id
-    gone = (
-        sa.select(this)
-        .where(
-            associations.c.closed_at < before,
-            ~sa.exists().where(instances.c.association_id == this),
-            ~sa.exists().where(segments.c.association_id == this),
-        )
+    this, carried = associations.c.association_id, association_studies.c
+    brought = sa.exists().where(
+        carried.association_id == this,
+        instances.c.study_instance_uid == carried.study_instance_uid,
+        instances.c.association_id == this,
     )
-    forgotten = list(connection.execute(gone).scalars())
+    wrote = sa.exists().where(segments.c.association_id == this)
+    gone = sa.select(this).where(associations.c.closed_at < before, ~brought, ~wrote)
+    connection.execute(sa.delete(association_studies).where(carried.association_id.in_(gone)))
+    connection.execute(sa.delete(associations).where(this.in_(gone)))
 
 
 # --- deleting ----------------------------------------------------------------------------
@@ -272,12 +301,11 @@ class StudyKeeper:
         """
         uid = study_instance_uid
         with self.database.write() as connection:
-            _lock(connection, uid)
             reasons = _reasons(connection, uid, {**at_work(), **({} if force else for_a_person())})
             if reasons:
                 raise RejectedError(f"study {uid} is not deleted: {'; '.join(reasons)}")
             purged, files = self._mark(connection, uid, reason, images=True, results=True)
-            if not purged.instances and not purged.documents:
+            if not purged.instances and not purged.segments and not purged.documents:
                 raise RejectedError(f"nothing of study {uid} is held any more")
         self._delete_files(files)
         return purged
@@ -286,7 +314,6 @@ class StudyKeeper:
         """The hub deletes what has had its time; nothing where it must be kept after all."""
         uid = study_instance_uid
         with self.database.write() as connection:
-            _lock(connection, uid)
             if _reasons(connection, uid, {**at_work(), **for_a_person()}):
                 return Purged()
             purged, files = self._mark(connection, uid, why, images=images, results=results)
@@ -333,9 +360,10 @@ class StudyKeeper:
         """In the caller's transaction; returns what goes, and the documents whose files may."""
         now = self.journal.clock.now()
         digests, length = _delete_images(connection, uid, now) if images else ([], 0)
+        given_up = _release_segments(connection, uid) if images else 0
         files = _mark_documents(connection, uid, now) if results else []
-        purged = Purged(len(digests), length, len(files))
-        if digests or files:
+        purged = Purged(len(digests), length, len(files), given_up)
+        if digests or files or given_up:
             self.journal.record(
                 connection,
                 "study.purged",
@@ -368,18 +396,39 @@ def still_needed(connection: sa.Connection, sha256s: Sequence[str]) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
-def _lock(connection: sa.Connection, uid: str) -> None:
+def _is_known(connection: sa.Connection, uid: str) -> bool:
+    """Whether images of it were ever used; its row is locked on PostgreSQL."""
     query = sa.select(studies.c.study_instance_uid).where(_this == uid)
     if connection.dialect.name == "postgresql":
         query = query.with_for_update()
-    if connection.execute(query).one_or_none() is None:
+    return connection.execute(query).one_or_none() is not None
+
+
+def _lock(connection: sa.Connection, uid: str) -> None:
+    if not _is_known(connection, uid):
         raise RejectedError(f"no study {uid} has arrived")
+
+
+def _reasons_of_stray(connection: sa.Connection, uid: str) -> tuple[str, ...]:
+    """As ``_reasons``, of a study that has no row of ``studies``: nothing in it was ever used."""
+    wrote = sa.exists().where(segments.c.study_instance_uid == uid)
+    asked = sa.select(wrote, _is_being_written(sa.literal(uid)))
+    is_there, is_being_written = connection.execute(asked).one()
+    if not uid or not is_there:  # segments that name no study are for a person to look at
+        raise RejectedError(f"no study {uid} has arrived")
+    return (BEING_WRITTEN,) if is_being_written else ()
 
 
 def _reasons(
     connection: sa.Connection, uid: str, conditions: Mapping[str, Condition]
 ) -> tuple[str, ...]:
-    """Why a study must be kept; empty when it may go."""
+    """Why a study must be kept; empty when it may go. It is locked from here on.
+
+    Raises:
+        RejectedError: nothing of it has arrived.
+    """
+    if not _is_known(connection, uid):
+        return _reasons_of_stray(connection, uid)
     asked = [studies.c.legal_hold, *(c.label(f"r{n}") for n, c in enumerate(conditions.values()))]
     row = connection.execute(sa.select(*asked).where(_this == uid)).one()
     hold = () if row[0] is None else (f"{LEGAL_HOLD}: {row[0]}",)
@@ -387,7 +436,7 @@ def _reasons(
 
 
 def _delete_images(connection: sa.Connection, uid: str, now: datetime) -> tuple[list[str], int]:
-    """Drop the index rows and release the segments; returns digests and bytes of what went."""
+    """Drop the index rows; returns digests and bytes of what went."""
     of_study = instances.c.study_instance_uid == uid
     rows = connection.execute(
         sa.select(instances.c.sha256, instances.c.length)
@@ -395,14 +444,18 @@ def _delete_images(connection: sa.Connection, uid: str, now: datetime) -> tuple[
         .order_by(instances.c.sop_instance_uid, instances.c.sha256)
     ).all()
     connection.execute(sa.delete(instances).where(of_study))
-    connection.execute(
+    if rows:
+        connection.execute(sa.update(studies).where(_this == uid).values(purged_at=now))
+    return [row.sha256 for row in rows], sum(row.length for row in rows)
+
+
+def _release_segments(connection: sa.Connection, uid: str) -> int:
+    released = connection.execute(
         sa.update(segments)
         .where(segments.c.study_instance_uid == uid, segments.c.state == SEALED)
         .values(state=RELEASED)
     )
-    if rows:
-        connection.execute(sa.update(studies).where(_this == uid).values(purged_at=now))
-    return [row.sha256 for row in rows], sum(row.length for row in rows)
+    return released.rowcount
 
 
 def _mark_documents(connection: sa.Connection, uid: str, now: datetime) -> list[str]:

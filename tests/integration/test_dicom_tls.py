@@ -263,7 +263,7 @@ def test_a_handshake_that_never_comes_blocks_nobody_and_is_given_up(
 ) -> None:
     tls = tls_server(keys)
     with listening(intake, tls, request_timeout=1.0) as port:
-        silent = [Requestor(port) for _ in range(20)]
+        silent = [Requestor(port) for _ in range(10)]
         dcmtk.echoscu(port, options=dcmtk_tls(keys, keys.peer))
         assert all(closed_within(one, 5) for one in silent)
 

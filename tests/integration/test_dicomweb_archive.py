@@ -197,9 +197,12 @@ def test_one_part_that_is_refused_does_not_stop_the_others(
     intake.errors[f"{SERIES}.1"] = RejectedError("the object is too large")
     server.body = _multipart(files[0], b"no file", *files[1:])
     server.content_type = "multipart/related; boundary=b"
-    with pytest.raises(RejectedError, match="2 of 4 instances .*: the object is too large"):
+    with pytest.raises(RejectedError, match="2 of 4 instances were refused: the object is too"):
         at(server, intake).retrieve(STUDY, within=5)
     assert intake.uids == {f"{SERIES}.2", f"{SERIES}.3"}
+    assert intake.ends == [EndOfTransfer.ABORTED]
+    with pytest.raises(RejectedError, match="4 of 8 instances"):
+        at(server, intake).retrieve(STUDY, SERIES, [f"{SERIES}.1", f"{SERIES}.2"], within=5)
 
 
 def test_an_intake_without_resources_ends_a_retrieval_for_now(

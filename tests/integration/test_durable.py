@@ -182,7 +182,7 @@ def test_two_workers_together_keep_the_limit_of_a_line(
 ) -> None:
     jobs, lines, limit = JobQueue(database.url), 10, 2
     for name in ("one", "two"):
-        workers.start(name, 0.02)
+        workers.start(name, 0.1)
     with database.write() as connection:  # both find all of it at once
         for number in range(4 * lines):
             job = _job(number, partition=f"p{number // 4}")

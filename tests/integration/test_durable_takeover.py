@@ -17,7 +17,8 @@ from hub.store.database import Database, open_database, sqlite_url
 WORKER = """
 import sys, threading, time
 from pathlib import Path
-from hub.durable import Engine, LeftToRecoveryError, Queue
+from hub.durable import Engine, Queue
+from hub.errors import LeftToRecoveryError
 
 url, executor_id, queue, folder = sys.argv[1:5]
 

@@ -46,6 +46,8 @@ def destination(url: str, **changes: Any) -> FhirDestination:
 
 def transaction(study: Study, answer: Callable[[InferenceRequest], InferenceResult]) -> Document:
     request = builders.request_for(study)
+    if study.key.revision > 1:
+        request = replace(request, amends_revision=study.key.revision - 1)
     context = EncodingContext(
         made_at=builders.MADE_AT,
         institution_name="Beispielklinikum",

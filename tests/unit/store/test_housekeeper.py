@@ -24,7 +24,14 @@ from hub.store import workers
 from hub.store.index_batch import Round
 from hub.store.knowledge import StoreKnowledge
 from hub.store.log_reader import Portion
-from hub.store.schema import expectations, procedure_steps, storage_commitments
+from hub.store.schema import (
+    association_studies,
+    associations,
+    expectations,
+    procedure_steps,
+    segments,
+    storage_commitments,
+)
 from hub.store.schema import instances as instances_table
 from tests.unit.store.test_retention import DAY, Site, site
 from tests.unit.test_pipeline import SENDER, as_received
@@ -82,6 +89,71 @@ def test_a_conflict_in_another_study_does_not_outlive_the_image_it_was_with(site
         of_study = instances_table.c.study_instance_uid == uid
         states = connection.execute(sa.select(instances_table.c.state).where(of_study)).scalars()
         assert set(states) == {"current"}
+
+
+def _only_conflicts(site: Site) -> str:
+    """A study of which the one image is another's, with other bytes; returns its UID."""
+    uid = site.study()
+    stray = as_received(chest_phantom(slices=2, rows=64, columns=64, seed=1).files[0])
+    other = uid[:-1] + ("7" if uid[-1] != "7" else "8")
+    data_set = bytes(stray.data_set).replace(uid.encode(), other.encode())
+    site.bench.store.store([replace(stray, data_set=data_set)])
+    assert set(site.held()) == {uid, other}
+    return other
+
+
+def test_a_study_of_conflicts_alone_is_deleted_by_hand(site: Site) -> None:
+    other = _only_conflicts(site)
+    purged = site.keeper.purge_by_hand(other, "asked for", force=False)
+    assert (purged.instances, purged.segments) == (1, 1)
+    assert other not in site.held()
+    assert site.erase() == 1
+    for uid in ("", "1.2.3.4.5"):
+        with pytest.raises(RejectedError, match="has arrived"):
+            site.keeper.purge_by_hand(uid, "asked for", force=True)
+
+
+def test_a_study_of_conflicts_alone_is_not_deleted_while_it_is_written_to(site: Site) -> None:
+    other = _only_conflicts(site)
+    site.set(segments, state="open")
+    with pytest.raises(RejectedError, match="a transfer still writes to it"):
+        site.keeper.purge_by_hand(other, "asked for", force=True)
+
+
+def test_a_study_of_conflicts_alone_goes_in_its_time(site: Site) -> None:
+    other = _only_conflicts(site)
+    site.bench.clock.advance(9 * DAY)
+    site.housekeeper().turn()
+    assert other in site.held()
+    site.bench.clock.advance(2 * DAY)
+    site.housekeeper().turn()
+    assert other not in site.held()
+
+
+def test_transfers_of_which_nothing_is_left_are_forgotten(site: Site) -> None:
+    kept, gone = site.study(1), site.study(2)
+    site.study(2)  # duplicates only
+    while site.erase():
+        pass
+    site.bench.clock.advance(5 * DAY)
+    site.keeper.purge_by_hand(gone, "asked for", force=True)
+    while site.erase():
+        pass
+    site.bench.clock.advance(20 * DAY)
+    late = site.study(2)
+    site.keeper.hold(kept, "court")
+    site.keeper.hold(late, "court")
+    site.bench.clock.advance(10 * DAY)
+    with site.bench.pipeline.database.write() as connection:  # as of a version without segments
+        connection.execute(sa.delete(segments).where(segments.c.study_instance_uid == kept))
+    site.housekeeper().turn()
+    column = site.bench.column
+    assert sorted(map(str, column(association_studies.c.study_instance_uid))) == sorted(
+        [kept, late]
+    )
+    assert set(column(associations.c.association_id)) == set(
+        column(instances_table.c.association_id)
+    )
 
 
 def test_a_process_that_was_killed_is_forgotten_too(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from hub.errors import TransientError
 from hub.formats.part10 import part10_prefix
 from hub.ports import ReceivedObject
+from hub.store import erasing
 from hub.store.erasing import Eraser
 from hub.store.extents import ExtentPool
 from hub.store.journal import Journal
@@ -169,6 +171,35 @@ def test_an_erasure_that_fails_is_tried_again(
             eraser(bench).turn()
     assert "released" in column(bench.database, segments_table.c.state)
     assert eraser(bench).turn() == 1
+
+
+def test_erasures_that_fail_keep_no_others_and_are_told_once(
+    bench: StoreBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasing, "_AT_ONCE", 2)
+    monkeypatch.setattr(erasing, "TRIES", 3)
+    bench.store([received_object()])
+    for _ in range(6):
+        bench.store([received_object()])
+    released = segments_table.c.state == "released"
+    with bench.database.read() as connection:
+        query = sa.select(segments_table.c.segment).where(released)
+        names = sorted(connection.execute(query).scalars())
+    release = bench.pool.release
+
+    def fail(segment: str) -> None:
+        (away if segment in names[:3] else release)(segment)
+
+    monkeypatch.setattr(bench.pool, "release", fail)
+    turns = eraser(bench)
+    for _ in range(12):
+        with suppress(TransientError):
+            turns.turn()
+    with bench.database.read() as connection:
+        assert sorted(connection.execute(query).scalars()) == names[:3]
+    assert column(bench.database, alerts.c.kind) == [erasing.NOT_ERASED]
+    monkeypatch.setattr(bench.pool, "release", release)
+    assert sum(turns.turn() for _ in range(4)) == 3
 
 
 # --- at rest -----------------------------------------------------------------------------------

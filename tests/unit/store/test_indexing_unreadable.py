@@ -46,7 +46,7 @@ def failing(name: str, path: Path, code: int, monkeypatch: pytest.MonkeyPatch) -
     """A call of the kernel's fails for one file: ``open``, ``fdatasync`` or ``mmap``."""
 
     def refuse(what: Any) -> None:
-        named = Path(what) if name == "open" else Path(os.readlink(f"/proc/self/fd/{what}"))
+        named = Path(what) if name == "open" else Path(f"/proc/self/fd/{what}").readlink()
         if named == path:
             raise OSError(code, os.strerror(code))
 

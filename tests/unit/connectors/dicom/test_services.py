@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +18,14 @@ from connectors.dicom import services, storage_commitment
 from connectors.dicom.config import DicomPeerConfig, DicomSourceConfig
 from connectors.dicom.normalized import CommandField, EventReport, NormalizedRequest
 from connectors.dicom.normalized_data import decoded, encoded
+from connectors.dicom.requester import Peer
 from connectors.dicom.services import (
     AVAILABILITY_NOTIFICATION,
     PROCEDURE_STEP,
     STORAGE_COMMITMENT,
     DicomServices,
 )
-from hub.errors import TransientError
+from hub.errors import IntegrityError, RejectedError, TransientError
 from hub.ports import (
     CommitmentRequest,
     Expectation,
@@ -474,6 +476,73 @@ def test_an_unsent_answer_is_looked_for_where_there_are_peers(
         offered._closing.wait(0.01)
     offered.close()
     assert knowledge.not_reported[0][1] == 240.0
+
+
+def _look_at(offered: DicomServices, done: Callable[[], bool]) -> None:
+    """Let it look until ``done``."""
+    offered.start()
+    for _ in range(500):
+        if done():
+            break
+        offered._closing.wait(0.01)
+    offered.close()
+    assert done()
+
+
+def _asked_by(title: str, transaction: str) -> CommitmentRequest:
+    return CommitmentRequest(transaction, title, "dicom", (ReferencedInstance(CT, "1.2"),), 0)
+
+
+@pytest.mark.parametrize("error", [IntegrityError("a table is gone"), TransientError("away")])
+def test_looking_for_unsent_answers_goes_on_after_a_fault(
+    knowledge: NotedKnowledge, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(services, "LOOK_SECONDS", 0.01)
+    looks: list[str] = []
+
+    def due(_source: str) -> list[CommitmentRequest]:
+        looks.append("look")
+        if len(looks) == 1:
+            raise error
+        return [_asked_by("MODALITY", "1.9.1"), _asked_by("OTHER", "1.9.2")]
+
+    def not_stored(wanted: object, within: float) -> Mapping[ReferencedInstance, int]:
+        looks.append("question")
+        raise error
+
+    monkeypatch.setattr(knowledge, "due_commitments", due)
+    monkeypatch.setattr(knowledge, "not_stored", not_stored)
+    peer = DicomPeerConfig(ae_title="MODALITY", host="127.0.0.1", port=1)
+    _look_at(made(knowledge, peers=(peer,)), lambda: len(looks) >= 7)
+    assert looks[:7] == ["look", *["look", "question", "question"] * 2]
+
+
+def test_a_peer_that_is_away_is_called_once_in_a_look(
+    knowledge: NotedKnowledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "LOOK_SECONDS", 0.01)
+    due = [
+        *(_asked_by("MODALITY", f"1.9.{n}") for n in range(3)),
+        *(_asked_by("OTHER", f"1.8.{n}") for n in range(2)),
+    ]
+    monkeypatch.setattr(
+        knowledge, "due_commitments", lambda _: [] if knowledge.not_reported else due
+    )
+    called: list[str] = []
+
+    @contextmanager
+    def association(peer: Peer, *_: object, **__: object) -> Iterator[Any]:
+        called.append(peer.called_ae_title)
+        if peer.called_ae_title == "MODALITY":
+            raise TransientError(f"{peer} cannot be reached")
+        raise RejectedError(f"{peer} accepts none of the proposed presentation contexts")
+        yield
+
+    monkeypatch.setattr(storage_commitment, "association", association)
+    peers = [DicomPeerConfig(ae_title=t, host="127.0.0.1", port=1) for t in ("MODALITY", "OTHER")]
+    _look_at(made(knowledge, peers=tuple(peers)), lambda: len(knowledge.not_reported) == 5)
+    assert called == ["MODALITY", "OTHER", "OTHER"]
+    assert {later for _, later in knowledge.not_reported} == {30.0}  # all of them, later
 
 
 def test_storage_commitment_is_offered_only_where_it_is_asked_for(

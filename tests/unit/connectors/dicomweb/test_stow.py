@@ -79,11 +79,18 @@ def test_a_single_instance_needs_no_multipart(server: DicomWebServer) -> None:
     assert (answer.status_code, stored_uids(answer)) == (200, ["1.2.1"])
 
 
-def test_the_answer_can_be_xml(server: DicomWebServer) -> None:
-    answer = stow(server.url, multipart([dicom_file("1.2.1")]), Accept="application/dicom+xml")
-    assert answer.headers["content-type"].startswith(
-        'multipart/related; type="application/dicom+xml"'
-    )
+@pytest.mark.parametrize(
+    "accept", ["application/dicom+xml", 'multipart/related; type="application/dicom+xml"']
+)
+def test_the_answer_can_be_xml(server: DicomWebServer, accept: str) -> None:
+    answer = stow(server.url, multipart([dicom_file("1.2.1")]), Accept=accept)
+    media_type = answer.headers["content-type"]
+    if accept.startswith("multipart"):
+        assert media_type.startswith(f"{accept}; boundary=")
+    else:  # one data set: one document
+        assert media_type == accept
+        assert answer.content.startswith(b"<?xml")
+        assert answer.content.endswith(b"</NativeDicomModel>")
     assert b'keyword="ReferencedSOPInstanceUID"><Value number="1">1.2.1</Value>' in answer.content
 
 
