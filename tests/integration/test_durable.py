@@ -51,7 +51,7 @@ def work(argument):
 if __name__ == "__main__":
     engine = Engine(url, executor_id)
     engine.start({"work": work}, (
-        Queue("line", 1, worker_concurrency=4), Queue("pair", 2, worker_concurrency=64)
+        Queue("line", 1, worker_concurrency=4), Queue("pair", 2, worker_concurrency=12)
     ))
     note(f"up {executor_id}")
     if len(sys.argv) > 4:
@@ -183,7 +183,7 @@ def test_two_workers_together_keep_the_limit_of_a_line(
     jobs, lines, limit = JobQueue(database.url), 10, 2
     for name in ("one", "two"):
         workers.start(name, 0.1)
-    with database.write() as connection:  # both find all of it at once
+    with database.write() as connection:  # more than one of them may run at once
         for number in range(4 * lines):
             job = _job(number, partition=f"p{number // 4}")
             jobs.enqueue(connection, replace(job, queue="pair"))
