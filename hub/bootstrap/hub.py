@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hub.bootstrap.clock import SystemClock
 from hub.config import BUILTIN, ModelSettings, Settings
-from hub.errors import ConfigError, ConfigProblem
+from hub.errors import ConfigError, ConfigProblem, TransientError
 from hub.ports import Clock, ModelPackage, at_first_call
 from hub.registry import Components
 from hub.store.database import Database, engine_schema_version, migrate, open_database
@@ -22,6 +23,9 @@ ENGINE_SCHEMA_VERSION = 125
 _migrate_engine = at_first_call("hub.durable:migrate_engine")
 
 
+_MIGRATION_SECONDS, _MIGRATION_PAUSE = 10.0, 0.1
+
+
 @dataclass(frozen=True, slots=True)
 class Hub:
     """What every role and command shares: the settings and the store."""
@@ -34,7 +38,25 @@ class Hub:
     clock: Clock = field(default_factory=SystemClock)
 
     def migrate(self) -> None:
-        """Bring the hub's and the engine's tables to this version."""
+        """Bring the hub's and the engine's tables to this version.
+
+        Roles start together, and each does this: one that finds another at it waits.
+
+        Raises:
+            TransientError: the database cannot be reached or changed, for so long.
+        """
+        deadline = time.monotonic() + _MIGRATION_SECONDS
+        while True:
+            try:
+                self._migrate()
+            except TransientError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_MIGRATION_PAUSE)
+            else:
+                return
+
+    def _migrate(self) -> None:
         migrate(self.database)
         if engine_schema_version(self.database) < ENGINE_SCHEMA_VERSION:
             _migrate_engine(self.database.url)
