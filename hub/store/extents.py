@@ -40,7 +40,7 @@ from hub.store.segment_names import (
 
 _LOOK_AT_DISK_SECONDS = 0.25
 _TURN_SECONDS = 1.0
-_BUSY_SECONDS = 2.0
+_BUSY_SECONDS = 10.0
 """So long after a claim the disk belongs to the writers, as long as enough is ready for them."""
 _ENOUGH = 0.25
 """Part of what is to be ready that is enough while writers are busy."""
