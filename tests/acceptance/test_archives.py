@@ -145,7 +145,8 @@ def test_priors_are_found_in_the_archive_even_if_the_worker_dies_in_between(
     assert priors_of(hub, CURRENT)["used"] == [OLDER]
     assert [request.state for request in timeline.requests] == ["done"]
     older = hub.wait_for_study(OLDER, "routed")
-    assert [decision.decision for decision in older.decisions] == ["no-match"]
+    # images of the attempt that was cut short may be a revision of their own
+    assert {decision.decision for decision in older.decisions} == {"no-match"}
     assert hub.timeline(f"{OLDER}.9") is None  # another patient's examination was never fetched
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 
@@ -15,8 +17,13 @@ class MissingPeerError(Exception):
 
 
 def find_tool(name: str, package: str, *folders: Path) -> str:
-    """Path of an installed program; ``folders`` are searched besides PATH."""
-    found = shutil.which(name)
+    """Path of an installed program; ``folders`` are searched besides PATH.
+
+    The environment that runs the tests is left out: pynetdicom installs a ``storescu``, too.
+    """
+    own = Path(sys.prefix) / "bin"
+    elsewhere = [p for p in os.get_exec_path() if Path(p) != own]
+    found = shutil.which(name, path=os.pathsep.join(elsewhere))
     for folder in folders:
         found = found or shutil.which(name, path=str(folder))
     if found is None:
