@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hub.domain.delivery import DocumentKind, RetryPolicy
+from hub.domain.inference import Outcome
 from hub.errors import RejectedError
 from hub.ports import AdapterKind, Connector, Destination, ModelAdapter, ModelPackage
 
@@ -61,6 +62,12 @@ class RunningDestination:
     documents: tuple[DocumentKind, ...]
     retry: RetryPolicy
     concurrency: int
+    rate_per_minute: float | None = None
+    """Most documents in a minute, by all workers together."""
+    outcomes: frozenset[Outcome] = frozenset({Outcome.ASSESSED, Outcome.NOT_ASSESSABLE})
+    """The results of which it gets a report."""
+    critical_only: bool = False
+    """It gets only reports with a critical finding."""
 
 
 @dataclass(frozen=True, slots=True)

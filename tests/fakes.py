@@ -16,7 +16,7 @@ from hub.domain.inference import (
     ModelKey,
     Unsuitable,
 )
-from hub.ports import Health, HealthState, Job, ModelPackage
+from hub.ports import CommitmentReport, Health, HealthState, Job, ModelPackage
 
 
 @dataclass(slots=True)
@@ -82,6 +82,16 @@ class FakeDestination:
         return "fake"
 
     def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class NoConfirmations:
+    """Nothing was confirmed (hub.ports.Confirmations), but what a test puts in."""
+
+    reports: dict[str, CommitmentReport] = field(default_factory=dict)
+
+    def commitment_report(self, transaction_uid: str) -> CommitmentReport | None:
+        return self.reports.get(transaction_uid)
 
 
 def _next(answers: list[object], argument: object) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectors.folder.config import FolderDestinationConfig, FolderSourceConfig
+from connectors.folder.config import USUAL_DOCUMENTS, FolderDestinationConfig, FolderSourceConfig
 from hub.domain.delivery import DocumentKind
 from hub.ports import Connector, at_first_call
 
@@ -11,5 +11,6 @@ CONNECTOR = Connector(
     build_source=at_first_call("connectors.folder.source:build_source"),
     destination_config=FolderDestinationConfig,
     build_destination=at_first_call("connectors.folder.destination:build_destination"),
-    accepts=tuple(DocumentKind),
+    accepts=tuple(kind for kind in DocumentKind if kind is not DocumentKind.RECORD),
+    sends=USUAL_DOCUMENTS,
 )

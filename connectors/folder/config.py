@@ -8,6 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hub.domain.delivery import DocumentKind
 
+USUAL_DOCUMENTS = (
+    DocumentKind.SR,
+    DocumentKind.SEG,
+    DocumentKind.PDF,
+    DocumentKind.ENCAPSULATED_PDF,
+    DocumentKind.FHIR,
+)
+
 
 class FolderSourceConfig(BaseModel):
     """A drop folder: DICOM files that are moved into it are received."""
@@ -27,5 +35,5 @@ class FolderDestinationConfig(BaseModel):
 
     folder: Path = Field(description="Where results go; it is made when it does not exist.")
     documents: tuple[DocumentKind, ...] = Field(
-        tuple(DocumentKind), description="The kinds of document that it gets."
+        USUAL_DOCUMENTS, description="The kinds of document that it gets."
     )

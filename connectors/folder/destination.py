@@ -17,6 +17,8 @@ _EXTENSIONS = {
     "application/dicom": "dcm",
     "application/pdf": "pdf",
     "application/fhir+json": "json",
+    "application/json": "json",
+    "x-application/hl7-v2+er7": "hl7",
 }
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 

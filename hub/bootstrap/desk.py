@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from hub.domain.audit import AuditOutcome
+from hub.domain.patient import PatientChange
 from hub.domain.process import ProcessIdentity
 from hub.errors import RejectedError, TransientError
 from hub.ports import (
     Clock,
+    CommitmentReport,
     CommitmentRequest,
     Expectation,
     Health,
@@ -83,6 +85,14 @@ class Desk:
     ) -> Mapping[ReferencedInstance, int]:
         """As hub.ports.Knowledge."""
         return self._known().not_stored(wanted, within)
+
+    def patient_changed(self, change: PatientChange) -> None:
+        """As hub.ports.Knowledge."""
+        self._known().patient_changed(change)
+
+    def commitment_answered(self, report: CommitmentReport) -> None:
+        """As hub.ports.Knowledge."""
+        self._known().commitment_answered(report)
 
     def procedure_step(self, sop_instance_uid: str) -> ProcedureStep | None:
         """As hub.ports.Knowledge."""

@@ -13,6 +13,7 @@ from hub.config import ModelSettings, model_id_of
 from hub.errors import CaidxError, ConfigError, ConfigProblem, TransientError
 from hub.ports import AdapterContext, DestinationContext, ModelAdapter, ModelPackage
 from hub.registry import Components, Registry, RunningDestination, RunningModel
+from hub.store.confirmations import StoredConfirmations
 
 _LOAD_ATTEMPTS = 3
 
@@ -57,12 +58,17 @@ def build_destinations(hub: Hub) -> dict[str, RunningDestination]:
                 hub.settings.file, 0, entry.name, f"{entry.kind} is no destination"
             )
             raise ConfigError((problem,))
-        context = DestinationContext(name=entry.name, clock=hub.clock)
+        context = DestinationContext(
+            name=entry.name, clock=hub.clock, confirmations=StoredConfirmations(hub.database)
+        )
         destinations[entry.name] = RunningDestination(
             destination=build(entry.options, context),
             documents=tuple(entry.documents),
             retry=entry.delivery.policy,
             concurrency=entry.concurrency,
+            rate_per_minute=entry.rate_per_minute,
+            outcomes=frozenset(entry.outcomes),
+            critical_only=entry.critical_only,
         )
     return destinations
 

@@ -125,8 +125,11 @@ def _destination(entry: Any, raw: Any, components: Components) -> DestinationSet
         name=entry.name,
         kind=entry.kind,
         delivery=_overridden(raw.delivery, entry.delivery),
-        documents=entry.documents or tuple(connector.accepts),
+        documents=entry.documents or tuple(connector.sends or connector.accepts),
         concurrency=entry.concurrency,
+        rate_per_minute=entry.rate_per_minute,
+        outcomes=entry.outcomes,
+        critical_only=entry.critical_only,
         options=_options(entry, connector.destination_config),
     )
 

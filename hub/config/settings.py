@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from hub.domain.critical import CriticalRule
 from hub.domain.delivery import DocumentKind, RetryPolicy
-from hub.domain.inference import Priority
+from hub.domain.inference import Outcome, Priority
 from hub.domain.routing import LateImages, RouteMode, RouteStart, WhenIncomplete
 
 BUILTIN = "builtin:"
@@ -208,8 +209,25 @@ class DestinationSettings(Section):
     """What it gets; left out: everything that a destination of its kind can take."""
     concurrency: int = Field(default=4, ge=1, le=64)
     """Most documents that are sent to it at the same time, by all workers together."""
+    rate_per_minute: float | None = Field(default=None, gt=0, le=60000)
+    """Most documents that are sent to it in a minute, by all workers together; left out: any."""
+    outcomes: tuple[Outcome, ...] = (Outcome.ASSESSED, Outcome.NOT_ASSESSABLE)
+    """The results of which it gets a report. One that replaces a report that it got it always
+    gets."""
+    critical_only: bool = False
+    """Whether it gets only reports with a critical finding, such as a pager's webhook, and the
+    escalation of a route that finds too many."""
     options: Any = Field(default=None)
     """The connector's own configuration, validated."""
+
+
+class IdentitySettings(Section):
+    """What is checked before a result leaves the hub."""
+
+    unique_accession_numbers: bool = True
+    """Whether an accession number of one issuer belongs to one patient: results of a study whose
+    number another patient's study has, too, are quarantined. Switch it off where departments use
+    the same numbers without an issuer."""
 
 
 class ModelSettings(Section):
@@ -277,6 +295,11 @@ class RouteSettings(Section):
     incomplete: Literal["state", "refuse"] = "state"
     """A study of which images are known to be missing: `state` runs the model, and every report
     says of how many images; `refuse` tells a person, and runs it when they have come."""
+    critical: tuple[CriticalRule, ...] | None = None
+    """Which findings a person has to know at once; left out: as the model's manifest says."""
+    alerts_per_hour: int = Field(default=10, ge=1, le=10000)
+    """Most alerts of critical findings in an hour. Beyond it the model rather than the patients
+    may be ill: one escalation is sent instead of further alerts, the reports go out as ever."""
     retention: RouteRetentionSettings = RouteRetentionSettings()
     """Overrides `retention` for studies that match; of several routes the longest counts."""
 
@@ -297,6 +320,8 @@ class RouteSettings(Section):
             "start": RouteStart(self.start),
             "late_images": LateImages(self.late_images),
             "incomplete": WhenIncomplete(self.incomplete),
+            "critical": self.critical,
+            "alerts_per_hour": self.alerts_per_hour,
         }
 
 
@@ -350,6 +375,8 @@ class PlainSections(Section):
     """Prior examinations."""
     delivery: DeliverySettings = DeliverySettings()
     """How destinations are tried."""
+    identity: IdentitySettings = IdentitySettings()
+    """What is checked before a result leaves the hub."""
     retention: RetentionSettings = RetentionSettings()
     """What is deleted, and when."""
     workers: WorkerSettings = WorkerSettings()

@@ -13,23 +13,67 @@ class DocumentKind(StrEnum):
     """What a destination can be sent."""
 
     SR = "sr"
-    """DICOM Comprehensive 3D SR, TID 1500."""
+    """DICOM Comprehensive 3D SR, TID 1500; locations on the image (SCOORD)."""
+    SR_3D = "sr_3d"
+    """The same with locations in space (SCOORD3D), for those who ask for it."""
     SEG = "seg"
-    """DICOM Segmentation."""
+    """DICOM Segmentation, binary."""
+    SEG_FRACTIONAL = "seg_fractional"
+    """DICOM Segmentation with the model's probabilities, where it gives any."""
+    SEG_LABELMAP = "seg_labelmap"
+    """DICOM Label Map Segmentation."""
+    PARAMETRIC_MAP = "parametric_map"
+    """DICOM Parametric Map."""
+    PRESENTATION_STATE = "presentation_state"
+    """DICOM Grayscale Softcopy Presentation State: the locations as graphics."""
+    KEY_IMAGE = "key_image"
+    """DICOM Secondary Capture: the key images with what was found drawn into them."""
+    KEY_OBJECTS = "key_objects"
+    """DICOM Key Object Selection: the images that the findings rest on."""
+    REJECTION_NOTE = "rejection_note"
+    """DICOM Key Object Selection that rejects what was sent before (IHE IOCM); made only where a
+    report is withdrawn or rejected."""
     PDF = "pdf"
     """The one-page report for people, as a PDF file."""
     ENCAPSULATED_PDF = "encapsulated_pdf"
     """The same page as a DICOM Encapsulated PDF."""
     FHIR = "fhir"
     """FHIR R4 transaction Bundle (JSON)."""
+    FHIR_R5 = "fhir_r5"
+    """FHIR R5 transaction Bundle (JSON)."""
+    ORU = "oru"
+    """HL7 v2.5.1 message ORU^R01 (ER7, UTF-8)."""
+    NOTICE = "notice"
+    """What became of a request, in a few fields, for programs (JSON); no name, no birth date."""
+    RECORD = "record"
+    """The hub's own: the neutral request and result, from which reports are encoded again. No
+    destination gets it."""
 
 
-MEDIA_TYPES = {
-    DocumentKind.SR: "application/dicom",
-    DocumentKind.SEG: "application/dicom",
+DICOM_KINDS = frozenset(
+    {
+        DocumentKind.SR,
+        DocumentKind.SR_3D,
+        DocumentKind.SEG,
+        DocumentKind.SEG_FRACTIONAL,
+        DocumentKind.SEG_LABELMAP,
+        DocumentKind.PARAMETRIC_MAP,
+        DocumentKind.PRESENTATION_STATE,
+        DocumentKind.KEY_IMAGE,
+        DocumentKind.KEY_OBJECTS,
+        DocumentKind.REJECTION_NOTE,
+        DocumentKind.ENCAPSULATED_PDF,
+    }
+)
+"""Documents that are DICOM objects; their ``document_id`` is the SOP Instance UID."""
+
+MEDIA_TYPES = dict.fromkeys(DICOM_KINDS, "application/dicom") | {
     DocumentKind.PDF: "application/pdf",
-    DocumentKind.ENCAPSULATED_PDF: "application/dicom",
     DocumentKind.FHIR: "application/fhir+json",
+    DocumentKind.FHIR_R5: "application/fhir+json",
+    DocumentKind.ORU: "x-application/hl7-v2+er7",
+    DocumentKind.NOTICE: "application/json",
+    DocumentKind.RECORD: "application/json",
 }
 
 
@@ -53,16 +97,21 @@ class Document:
 
 
 class DeliveryState(StrEnum):
-    """``pending -> delivered``, or ``pending -> retrying -> ... -> delivered | dead``; or
-    ``superseded``, when a newer report is on its way to the same place."""
+    """``pending -> [retrying ...] -> [confirming ...] -> delivered | dead``; or ``superseded``,
+    when a newer report is on its way to the same place; or ``quarantined``."""
 
     PENDING = "pending"
     RETRYING = "retrying"
+    CONFIRMING = "confirming"
+    """The destination took it, and has not confirmed yet that it keeps it."""
     DELIVERED = "delivered"
     DEAD = "dead"
     """A dead letter: a person can see, mend and resend it."""
     SUPERSEDED = "superseded"
     """Not sent: it would take the place of a newer one."""
+    QUARANTINED = "quarantined"
+    """Not sent: the document does not belong to whom it is sent for; a person releases or
+    discards it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +120,9 @@ class Receipt:
 
     detail: str
     """Protocol-level confirmation, e.g. ``C-STORE 0x0000``; no patient data."""
+    awaiting: str = ""
+    """Not the last word: what to ask the destination by (`hub.ports.Confirming`), e.g. the
+    transaction UID of a storage commitment. Empty: it is delivered."""
 
 
 @dataclass(frozen=True, slots=True)

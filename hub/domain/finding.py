@@ -6,7 +6,7 @@ measurement group (PS3.16 TID 1411/1501; FHIR ``Observation.hasMember``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from hub.domain.coding import Code
@@ -28,6 +28,47 @@ class Evidence:
     sop_instance_uid: str
     frame_numbers: tuple[int, ...] = ()
     """1-based; empty means the whole instance."""
+
+
+class GraphicType(StrEnum):
+    """(0070,0023) Graphic Type of a spatial coordinate (PS3.3 C.18.6.1.1)."""
+
+    POINT = "POINT"
+    MULTIPOINT = "MULTIPOINT"
+    POLYLINE = "POLYLINE"
+    """Closed where the last point is the first one."""
+    CIRCLE = "CIRCLE"
+    """The centre, and a point of the perimeter."""
+    ELLIPSE = "ELLIPSE"
+    """The end points of the major axis, then those of the minor axis."""
+
+
+_FEWEST_POINTS = {
+    GraphicType.POINT: 1,
+    GraphicType.MULTIPOINT: 1,
+    GraphicType.POLYLINE: 2,
+    GraphicType.CIRCLE: 2,
+    GraphicType.ELLIPSE: 4,
+}
+_EXACTLY = (GraphicType.POINT, GraphicType.CIRCLE, GraphicType.ELLIPSE)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLocation:
+    """Where on one image (or frame) a finding lies."""
+
+    graphic_type: GraphicType
+    sop_instance_uid: str
+    points: tuple[tuple[float, float], ...]
+    """(column, row) in pixels; 0.0, 0.0 is the outer corner of the top left pixel, whose centre
+    is 0.5, 0.5 (PS3.3 C.18.6.1.2)."""
+    frame_number: int | None = None
+    """1-based; None for an image of one frame."""
+
+    def __post_init__(self) -> None:
+        needed, there = _FEWEST_POINTS[self.graphic_type], len(self.points)
+        if there < needed or (self.graphic_type in _EXACTLY and there != needed):
+            raise ValueError(f"{self.graphic_type} has {needed} points, not {there}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +94,11 @@ class Finding:
     """Segments of the result's region that this finding describes; empty where none."""
     statement: str = ""
     """A sentence for people, from the manifest."""
+    locations: tuple[ImageLocation, ...] = ()
+    """Where it lies; each on an image that ``evidence`` names too."""
+    critical: bool = False
+    """A person has to know at once, by the rules of the model or the route (`hub.domain.critical`);
+    set by the hub, never by an adapter."""
 
     def __post_init__(self) -> None:
         answers = [x for x in (self.presence, self.value, self.coded_value) if x is not None]
@@ -122,13 +168,59 @@ class Region:
     frames: tuple[FramePlace, ...] = field(default=(), repr=False)
     """For planes of multi-frame images: the frame that each plane lies on, whose image stands
     at the same place in ``sop_instance_uids``. Empty where every plane is an image of its own."""
+    probabilities: bytes = field(default=b"", repr=False)
+    """C-ordered uint8 buffer of shape (len(segments), len(sop_instance_uids), rows, columns): how
+    sure the model is of each voxel, 255 standing for 1. Empty where it does not say."""
 
     def __post_init__(self) -> None:
         if self.frames and len(self.frames) != len(self.sop_instance_uids):
             raise ValueError("every plane lies on a frame, or none does")
-        if len(self.labels) != len(self.sop_instance_uids) * self.rows * self.columns:
+        voxels = len(self.sop_instance_uids) * self.rows * self.columns
+        if self.labels and len(self.labels) != voxels:
             raise ValueError("labels do not fill the planes")
+        if self.probabilities and len(self.probabilities) != voxels * len(self.segments):
+            raise ValueError("probabilities do not fill the planes of every segment")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Its voxels are here; a result that is read from the record has them no more: they are
+        in the segmentation that was made of them."""
+        return bool(self.labels)
+
+    def without_voxels(self) -> Region:
+        """The same, as the record keeps it."""
+        return replace(self, labels=b"", probabilities=b"")
 
     def values_of(self, number: int) -> tuple[int, ...]:
         """The label values that belong to a segment."""
         return dict(self.includes).get(number, (number,))
+
+
+@dataclass(frozen=True, slots=True)
+class ParametricMap:
+    """A number for every voxel, on the grid of the source images (PS3.3 A.75)."""
+
+    sop_instance_uids: tuple[str, ...]
+    """``values[i]`` lies on the image ``sop_instance_uids[i]``."""
+    rows: int
+    columns: int
+    values: bytes = field(repr=False)
+    """C-ordered little-endian float32 buffer of shape (len(sop_instance_uids), rows, columns);
+    empty in a result that is read from the record."""
+    quantity: Code
+    """What is measured."""
+    unit: Code
+    """UCUM."""
+    label: str
+    finding_site: Code | None = None
+    frames: tuple[FramePlace, ...] = field(default=(), repr=False)
+    """As in `Region`."""
+
+    def __post_init__(self) -> None:
+        numbers = len(self.sop_instance_uids) * self.rows * self.columns
+        if self.values and len(self.values) != 4 * numbers:
+            raise ValueError("values do not fill the planes")
+
+    def without_voxels(self) -> ParametricMap:
+        """The same, as the record keeps it."""
+        return replace(self, values=b"")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
 
-from hub.domain.finding import Finding, Region
+from hub.domain.finding import Finding, ParametricMap, Region
 from hub.domain.identity import StudyIdentity
 from hub.domain.study import Series, Study
 
@@ -87,6 +87,8 @@ class Outcome(StrEnum):
     """The model ran and found that it cannot answer; reasons say why."""
     UNSUITABLE = "unsuitable"
     """The input is outside the intended use; the model was not run."""
+    FAILED = "failed"
+    """No answer came: the model, its input or the hub broke. Never "nothing found"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class InferenceResult:
     """Why the outcome is not ``assessed``, in plain words."""
     warnings: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
+    maps: tuple[ParametricMap, ...] = ()
 
     def __post_init__(self) -> None:
         if self.outcome is not Outcome.ASSESSED and not self.reasons:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hub.domain.coding import Code
+from hub.domain.critical import CriticalRule
 from hub.domain.model_steps import STRICT, PostprocessingStep, PreprocessingStep
 
 
@@ -305,6 +306,8 @@ class OutputSpec:
     not_assessable: tuple[NotAssessableWhen, ...] = ()
     findings: tuple[FindingSpec, ...]
     region: RegionSpec | None = None
+    critical: tuple[CriticalRule, ...] = ()
+    """Which findings a person has to know at once; a route may say otherwise."""
     statements: Statements = field(default_factory=Statements)
     __pydantic_config__ = STRICT
 

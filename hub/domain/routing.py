@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from hub.domain.critical import CriticalRule
 from hub.domain.inference import Priority
 from hub.domain.study import Series, Study
 
@@ -88,6 +89,10 @@ class Route:
     start: RouteStart = RouteStart.STUDY
     late_images: LateImages = LateImages.RERUN
     incomplete: WhenIncomplete = WhenIncomplete.STATE
+    critical: tuple[CriticalRule, ...] | None = None
+    """Which findings are critical; None: as the model's manifest says."""
+    alerts_per_hour: int = 10
+    """Most alerts of critical findings in an hour; what goes beyond is one escalation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,19 @@ _CODING_SCHEMES = (
     ("99IHE", "IHE Radiology codes", "IHE International"),
 )
 _FIRST_SERIES_NUMBER = 9000
-_SERIES_NUMBERS = {DocumentKind.SR: 1, DocumentKind.SEG: 2, DocumentKind.ENCAPSULATED_PDF: 3}
+_SERIES_NUMBERS = {
+    DocumentKind.SR: 1,
+    DocumentKind.SEG: 2,
+    DocumentKind.ENCAPSULATED_PDF: 3,
+    DocumentKind.SR_3D: 1,
+    DocumentKind.SEG_FRACTIONAL: 4,
+    DocumentKind.SEG_LABELMAP: 5,
+    DocumentKind.PARAMETRIC_MAP: 6,
+    DocumentKind.PRESENTATION_STATE: 7,
+    DocumentKind.KEY_IMAGE: 8,
+    DocumentKind.KEY_OBJECTS: 9,
+    DocumentKind.REJECTION_NOTE: 9,
+}
 
 
 def object_header(
@@ -57,12 +69,12 @@ def object_header(
     header = Dataset()
     made_at = local_time(request, context)
     header.SOPClassUID = sop_class_uid
-    header.SOPInstanceUID = document_uid(kind, request)
+    header.SOPInstanceUID = document_uid(kind, request, context)
     header.InstanceCreationDate, header.InstanceCreationTime = date_and_time(made_at)
     header.SeriesDate, header.SeriesTime = date_and_time(made_at)
     header.ContentDate, header.ContentTime = date_and_time(made_at)
     header.Modality = modality
-    header.SeriesInstanceUID = series_uid(kind, request)
+    header.SeriesInstanceUID = series_uid(kind, request, context)
     header.SeriesNumber = _series_number(kind, request)
     header.SeriesDescription = document_title(card)
     header.InstanceNumber = 1

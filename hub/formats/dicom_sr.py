@@ -90,7 +90,7 @@ def encode(
     _add_document_modules(header)
     references = [(i.series_instance_uid, i.sop_class_uid, i.sop_instance_uid) for i in sources]
     if segmentation is not None:
-        series = series_uid(DocumentKind.SEG, request)
+        series = series_uid(DocumentKind.SEG, request, context)
         references.append((series, SEGMENTATION_STORAGE, segmentation.document_id))
     items = _report(request, result, card, segmentation)
     bulk = {

@@ -12,18 +12,22 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 
 from hub.domain.coding import Code
-from hub.domain.delivery import Document, DocumentKind
+from hub.domain.delivery import DICOM_KINDS, Document, DocumentKind
 from hub.domain.finding import Presence
 from hub.domain.identity import derived_uid, derived_uuid, identity_mismatches
 from hub.domain.inference import InferenceRequest, InferenceResult, ModelKey, Outcome
 from hub.domain.model_card import ModelCard
 from hub.domain.priors import foreign_priors
+from hub.domain.report import ReportVersion
 from hub.errors import IntegrityError
+from hub.ports import ImageRenderer
 
 AI_MARK = "AI result, not verified"
 """Stands in every document that a person may read."""
 
 PRODUCT_NAME = "CAIDX hub"
+
+FIRST_VERSION = ReportVersion()
 
 PRESENCE_CODES = {
     Presence.PRESENT: Code("52101004", "SCT", "Present"),
@@ -38,6 +42,7 @@ OUTCOME_CODES = {
     Outcome.ASSESSED: Code("assessed", "99CAIDX", "Assessed"),
     Outcome.NOT_ASSESSABLE: Code("not-assessable", "99CAIDX", "Not assessable"),
     Outcome.UNSUITABLE: Code("unsuitable", "99CAIDX", "Not processed: outside intended use"),
+    Outcome.FAILED: Code("failed", "99CAIDX", "Processing failed"),
 }
 
 
@@ -69,6 +74,13 @@ class EncodingContext:
     """System of the identifiers that the hub gives to its results."""
     identifier_systems: Mapping[str, str] = field(default_factory=dict)
     """Issuer as in the DICOM header (patient ID, accession number) -> URI of its system."""
+    report: ReportVersion = FIRST_VERSION
+    """Which version of the report is made, on whose word."""
+    profile: str = ""
+    """The DICOM documents that the same destinations get, by name: documents that refer to other
+    ones are other objects, so it is part of the identifiers of those that refer to any."""
+    images: ImageRenderer | None = None
+    """Shows images as people see them, for documents with pictures; None: there are none."""
 
     def __post_init__(self) -> None:
         if self.made_at.utcoffset() != timedelta(0):
@@ -96,10 +108,23 @@ class Encoder(Protocol):
     ) -> Document | None: ...
 
 
-def _parts(kind: DocumentKind, request: InferenceRequest) -> tuple[str, ...]:
+_REFERS_TO_NO_DOCUMENT = DICOM_KINDS - {
+    DocumentKind.SR,
+    DocumentKind.SR_3D,
+    DocumentKind.ENCAPSULATED_PDF,
+    DocumentKind.KEY_OBJECTS,
+    DocumentKind.REJECTION_NOTE,
+}
+
+
+def _parts(
+    kind: DocumentKind, request: InferenceRequest, context: EncodingContext
+) -> tuple[str, ...]:
     key = request.study.key
     model = request.model
     return (
+        *((str(context.report.number),) if context.report.number > 1 else ()),
+        *((context.profile,) if kind not in _REFERS_TO_NO_DOCUMENT else ()),
         key.study_instance_uid,
         str(key.revision),
         request.route,
@@ -110,20 +135,21 @@ def _parts(kind: DocumentKind, request: InferenceRequest) -> tuple[str, ...]:
     )
 
 
-def document_uid(kind: DocumentKind, request: InferenceRequest) -> str:
-    """SOP Instance UID of a document: the same for the same study revision, route and model."""
-    return derived_uid("document", *_parts(kind, request))
+def document_uid(kind: DocumentKind, request: InferenceRequest, context: EncodingContext) -> str:
+    """SOP Instance UID of a document: the same for the same study revision, route, model and
+    version of the report."""
+    return derived_uid("document", *_parts(kind, request, context))
 
 
-def document_uuid(kind: DocumentKind, request: InferenceRequest) -> str:
+def document_uuid(kind: DocumentKind, request: InferenceRequest, context: EncodingContext) -> str:
     """The UUID behind :func:`document_uid`, for documents that are not DICOM objects."""
-    return str(derived_uuid("document", *_parts(kind, request)))
+    return str(derived_uuid("document", *_parts(kind, request, context)))
 
 
-def series_uid(kind: DocumentKind, request: InferenceRequest) -> str:
+def series_uid(kind: DocumentKind, request: InferenceRequest, context: EncodingContext) -> str:
     """Series Instance UID of a document: each document is a series of its own, because
     viewers show only the newest SR of a series."""
-    return derived_uid("series", *_parts(kind, request))
+    return derived_uid("series", *_parts(kind, request, context))
 
 
 def device_uid(model: ModelKey) -> str:
@@ -177,7 +203,10 @@ def _foreign_references(request: InferenceRequest, result: InferenceResult) -> l
         problems.append("an instance of another study")
     if any(e.sop_instance_uid not in known for f in result.findings for e in f.evidence):
         problems.append("evidence outside the study")
-    if result.region is not None and not known.issuperset(result.region.sop_instance_uids):
+    if any(a.sop_instance_uid not in known for f in result.findings for a in f.locations):
+        problems.append("a location outside the study")
+    drawn = (*((result.region,) if result.region is not None else ()), *result.maps)
+    if any(not known.issuperset(one.sop_instance_uids) for one in drawn):
         problems.append("region outside the study")
     numbers = {s.number for s in result.region.segments} if result.region is not None else set()
     if any(not numbers.issuperset(f.segment_numbers) for f in result.findings):

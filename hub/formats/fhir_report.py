@@ -104,7 +104,7 @@ def encode(
     bundle = {"resourceType": "Bundle", "type": "transaction", "entry": entries}
     check_bundle(bundle)
     return Document(
-        document_id=document_uuid(DocumentKind.FHIR, request),
+        document_id=document_uuid(DocumentKind.FHIR, request, context),
         kind=DocumentKind.FHIR,
         request_id=request.request_id,
         identity=result.identity,
@@ -280,10 +280,11 @@ def _provenance(
     objects = [{"identifier": uid_identifier(uid)} for uid in dicom_uids]
     used = [{"identifier": uid_identifier(series.series_instance_uid)} for series in request.series]
     sources = [{"reference": imaging_study_url(request.study)}, *used]
+    document = document_uuid(DocumentKind.FHIR, request, context)
     activity = "CREATE" if request.amends_revision is None else "UPDATE"
     return compact(
         resourceType="Provenance",
-        id=str(derived_uuid("fhir", "Provenance", document_uuid(DocumentKind.FHIR, request))),
+        id=str(derived_uuid("fhir", "Provenance", document)),
         target=made + objects,
         recorded=instant(context.made_at),
         reason=[{"coding": [AI_ASSERTED]}],

@@ -53,7 +53,7 @@ def encode(
         request, result, card, context, made_at=local_time(request, context), related=named
     )
     return Document(
-        document_id=document_uuid(DocumentKind.PDF, request),
+        document_id=document_uuid(DocumentKind.PDF, request, context),
         kind=DocumentKind.PDF,
         request_id=request.request_id,
         identity=request.study.identity,

@@ -24,11 +24,18 @@ from hub.ports.components import (
     SourceContext,
 )
 from hub.ports.destinations import (
+    CommitmentReport,
+    Confirmations,
+    Confirming,
     Destination,
     SendFiles,
     SendTls,
     SentAs,
     SentFile,
+)
+from hub.ports.images import (
+    ImageRenderer,
+    RenderedImage,
 )
 from hub.ports.intake import (
     EndOfTransfer,
@@ -74,7 +81,10 @@ __all__ = [
     "ArchiveContext",
     "Buffer",
     "Clock",
+    "CommitmentReport",
     "CommitmentRequest",
+    "Confirmations",
+    "Confirming",
     "Connector",
     "Destination",
     "DestinationContext",
@@ -85,6 +95,7 @@ __all__ = [
     "HealthState",
     "Holdings",
     "HttpEndpoint",
+    "ImageRenderer",
     "Intake",
     "Job",
     "Jobs",
@@ -99,6 +110,7 @@ __all__ = [
     "ReferencedInstance",
     "RemoteSeries",
     "RemoteStudy",
+    "RenderedImage",
     "SendFiles",
     "SendTls",
     "Sender",

@@ -8,7 +8,7 @@ from typing import Any
 
 from hub.domain.delivery import DocumentKind
 from hub.ports.archives import Archive, Holdings
-from hub.ports.destinations import Destination, SendFiles
+from hub.ports.destinations import Confirmations, Destination, SendFiles
 from hub.ports.intake import Intake, ObjectStore, Source
 from hub.ports.knowledge import Knowledge
 from hub.ports.models import ModelAdapter
@@ -50,6 +50,7 @@ class DestinationContext:
 
     name: str
     clock: Clock
+    confirmations: Confirmations
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ class Connector:
     build_destination: Callable[[Any, DestinationContext], Destination] | None = None
     accepts: Sequence[DocumentKind] = ()
     """The documents that a destination of this kind can take."""
+    sends: Sequence[DocumentKind] = ()
+    """Those that it gets where its configuration does not say; empty: all that it can take."""
     send_files: SendFiles | None = None
     """Sends files by hand, where the protocol can."""
 

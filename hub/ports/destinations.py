@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hub.domain.delivery import Document, Receipt
 
@@ -32,6 +32,45 @@ class Destination(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What an archive said to a request of storage commitment of ours (PS3.4 annex J)."""
+
+    transaction_uid: str
+    committed: tuple[str, ...]
+    """SOP Instance UIDs."""
+    failed: tuple[tuple[str, int], ...] = ()
+    """SOP Instance UID and Failure Reason (0008,1197)."""
+
+
+class Confirmations(Protocol):
+    """What arrives at the hub's sources of what destinations were asked; thread-safe."""
+
+    def commitment_report(self, transaction_uid: str) -> CommitmentReport | None:
+        """The report of a storage commitment that a destination asked for; None: not yet.
+
+        Raises:
+            TransientError: it cannot be told now.
+        """
+        ...
+
+
+@runtime_checkable
+class Confirming(Destination, Protocol):
+    """A destination that can be asked later whether it really keeps what it took."""
+
+    def confirm(self, document: Document, awaiting: str) -> Receipt:
+        """Ask about a document that ``deliver`` answered with ``Receipt.awaiting``.
+
+        The receipt's own ``awaiting`` is empty when the destination keeps it.
+
+        Raises:
+            TransientError: no answer yet; ask again.
+            RejectedError: it does not have it (any more): it has to be sent again.
+        """
+        ...
 
 
 class SentAs(StrEnum):

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from hub.domain.patient import PatientChange
+from hub.ports.destinations import CommitmentReport
+
 
 class ExpectationSource(StrEnum):
     """Who said how many instances a study has, the most trusted first."""
@@ -101,6 +104,24 @@ class Knowledge(Protocol):
 
         Raises:
             TransientError: it cannot be told now.
+        """
+        ...
+
+    def patient_changed(self, change: PatientChange) -> None:
+        """Record that a patient was renamed or merged, once for each ``change_id``; results that
+        are on their way follow.
+
+        Raises:
+            TransientError: it could not be recorded now.
+        """
+        ...
+
+    def commitment_answered(self, report: CommitmentReport) -> None:
+        """Keep what an archive said to a storage commitment that a destination of ours asked for
+        (N-EVENT-REPORT).
+
+        Raises:
+            TransientError: it could not be recorded now.
         """
         ...
 

@@ -12,10 +12,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from hub.domain.audit import AuditOutcome
+from hub.domain.patient import PatientChange
 from hub.domain.study import Location
 from hub.errors import IntegrityError
 from hub.ports import (
     Clock,
+    CommitmentReport,
     CommitmentRequest,
     Expectation,
     ExpectationSource,
@@ -24,10 +26,12 @@ from hub.ports import (
     ReferencedInstance,
 )
 from hub.store import studies
+from hub.store.confirmations import keep_report
 from hub.store.database import Database, insert_new
 from hub.store.journal import Journal
 from hub.store.log_reader import is_readable
 from hub.store.objects import SegmentStore
+from hub.store.patients import record_change
 from hub.store.schema import instances, procedure_steps, storage_commitments
 from hub.store.segment_format import RECORD_HEADER_SIZE, RecordKind, payload_of, read_record_header
 
@@ -96,6 +100,18 @@ class StoreKnowledge:
                 source = ExpectationSource.PERFORMED_PROCEDURE_STEP
                 expected = Expectation(step.study_instance_uid, source, sop_instance_uids=made)
                 self._expect(connection, expected)
+
+    # --- patients, and what archives answer ---------------------------------------------------
+
+    def patient_changed(self, change: PatientChange) -> None:
+        """As hub.ports.Knowledge."""
+        with self.database.write() as connection:
+            record_change(connection, self._journal(change.source), change)
+
+    def commitment_answered(self, report: CommitmentReport) -> None:
+        """As hub.ports.Knowledge."""
+        with self.database.write() as connection:
+            keep_report(connection, self.clock, report)
 
     # --- what is stored ----------------------------------------------------------------------
 

@@ -120,6 +120,8 @@ studies = sa.Table(
     sa.Column("problems", sa.JSON, nullable=False),
     sa.Column("legal_hold", sa.Text),
     sa.Column("purged_at", UtcTime),
+    sa.Column("accession_number", sa.String(64), nullable=False, server_default="", index=True),
+    sa.Column("issuer_of_accession_number", sa.String(64), nullable=False, server_default=""),
 )
 """``legal_hold`` is why nothing of it may be deleted, and on whose word; null: it may.
 ``purged_at`` is when its images were deleted; null again when new ones come."""
@@ -272,9 +274,76 @@ documents = sa.Table(
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("length", sa.BigInteger, nullable=False),
     sa.Column("purged_at", UtcTime),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("profile", sa.String(255), nullable=False, server_default=""),
 )
 """Encoded results; the bytes are the file of that SHA-256 in the document store, until they were
-deleted (``purged_at``)."""
+deleted (``purged_at``). ``version`` of the report; ``profile``: the DICOM documents that the same
+destinations get (`hub.formats.encoding.EncodingContext.profile`)."""
+
+report_versions = sa.Table(
+    "report_versions",
+    metadata,
+    sa.Column("request_id", sa.ForeignKey("requests.request_id"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("cause", sa.String(20), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("person", sa.JSON),
+    sa.Column("changes", sa.JSON),
+    sa.Column("actor", sa.String(160), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("made_at", UtcTime, nullable=False),
+)
+"""Every version of the report of a request (`hub.domain.report.ReportVersion`). ``state``: asked
+for, or made: its documents stand in ``documents``. ``changes``: the findings as a person changed
+them."""
+
+patient_changes = sa.Table(
+    "patient_changes",
+    metadata,
+    sa.Column("change_id", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("patient_id", sa.String(64), nullable=False, index=True),
+    sa.Column("issuer_of_patient_id", sa.String(64), nullable=False),
+    sa.Column("current", sa.JSON, nullable=False),
+    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("received_at", UtcTime, nullable=False, index=True),
+)
+"""What became of patients (`hub.domain.patient.PatientChange`)."""
+
+commitment_reports = sa.Table(
+    "commitment_reports",
+    metadata,
+    sa.Column("transaction_uid", sa.String(64), primary_key=True),
+    sa.Column("committed", sa.JSON, nullable=False),
+    sa.Column("failed", sa.JSON, nullable=False),
+    sa.Column("received_at", UtcTime, nullable=False, index=True),
+)
+"""What archives said to storage commitments that destinations asked for
+(`hub.ports.CommitmentReport`)."""
+
+critical_alerts = sa.Table(
+    "critical_alerts",
+    metadata,
+    sa.Column("request_id", sa.ForeignKey("requests.request_id"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("route", sa.String(64), nullable=False),
+    sa.Column("raised_at", UtcTime, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Index("ix_critical_alerts_route", "route", "raised_at"),
+)
+"""Every report with a critical finding. ``state``: sent, as an alert of its own; held, because its
+route had raised too many: one escalation stands for them."""
+
+destination_pace = sa.Table(
+    "destination_pace",
+    metadata,
+    sa.Column("destination", sa.String(64), primary_key=True),
+    sa.Column("next_at", UtcTime, nullable=False),
+)
+"""When the next document may be sent to a destination that has a rate."""
 
 deliveries = sa.Table(
     "deliveries",
@@ -294,8 +363,14 @@ deliveries = sa.Table(
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("next_attempt_at", UtcTime),
     sa.Column("delivered_at", UtcTime),
+    sa.Column("position", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("awaiting", sa.Text),
+    sa.Column("awaiting_since", UtcTime),
+    sa.Index("ix_deliveries_line", "study_instance_uid", "destination", "state"),
 )
-"""One document on its way to one destination; ``round`` counts resends by a person."""
+"""One document on its way to one destination; ``round`` counts resends by a person. What goes to
+the same destination of the same study goes in the order of (``created_at``, ``position``).
+``awaiting``: taken, and what to ask by whether it is kept."""
 
 alerts = sa.Table(
     "alerts",

@@ -19,9 +19,10 @@ from hub.errors import RejectedError, TransientError
 from hub.formats.dicom_header import split_part10
 from hub.ports import Destination, DestinationContext
 from tests.contracts.recording import RecordingIntake, WallClock, document
+from tests.fakes import NoConfirmations
 from tests.peers import free_port
 
-CONTEXT = DestinationContext("destination", WallClock())
+CONTEXT = DestinationContext("destination", WallClock(), NoConfirmations())
 
 
 @dataclass

@@ -26,6 +26,7 @@ from hub.formats.encoding import EncodingContext
 from hub.formats.fhir_report import encode
 from hub.ports import DestinationContext
 from tests import builders
+from tests.fakes import NoConfirmations
 from tests.peers.fhir_server import FhirServer, FhirValidators
 
 pytestmark = pytest.mark.peers
@@ -41,7 +42,7 @@ class FixedClock:
 
 def destination(url: str, **changes: Any) -> FhirDestination:
     config = FhirDestinationConfig(url=url, **changes)
-    return build_destination(config, DestinationContext("ehr", FixedClock()))
+    return build_destination(config, DestinationContext("ehr", FixedClock(), NoConfirmations()))
 
 
 def transaction(study: Study, answer: Callable[[InferenceRequest], InferenceResult]) -> Document:

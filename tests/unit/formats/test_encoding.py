@@ -73,7 +73,10 @@ def test_identifiers_differ_by_revision_route_model_and_kind() -> None:
     retrained = replace(request, model=replace(request.model, sha256="cd" * 32))
     requests = (request, later, replace(request, route="other"), retrained)
     uids = [
-        f(kind, r) for f in (document_uid, series_uid) for kind in DocumentKind for r in requests
+        f(kind, r, CONTEXT)
+        for f in (document_uid, series_uid)
+        for kind in DocumentKind
+        for r in requests
     ]
     assert len(set(uids)) == len(uids)
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in uids)
@@ -100,7 +103,11 @@ def test_objects_say_that_they_are_from_ai_and_belong_to_the_source_study() -> N
         assert str(found.ReferringPhysicianName) == "Weiß^Änne"
         assert found.SpecificCharacterSet == "ISO_IR 192"
         assert found.SeriesDescription.startswith("AI ")
-        assert found.SOPInstanceUID == documents[kind].document_id == document_uid(kind, request)
+        assert (
+            found.SOPInstanceUID
+            == documents[kind].document_id
+            == document_uid(kind, request, CONTEXT)
+        )
         assert found.SeriesInstanceUID not in {s.series_instance_uid for s in study.series}
         assert found.SeriesNumber in range(9001, 9900)
         assert (found.ContentDate, found.ContentTime) == ("20260314", "093015.250000")

@@ -45,7 +45,7 @@ def context(**changes: Any) -> EncodingContext:
 
 def related_to(request: InferenceRequest) -> dict[DocumentKind, Document]:
     def document(kind: DocumentKind, content: bytes) -> Document:
-        uid = document_uid(kind, request)
+        uid = document_uid(kind, request, context())
         return Document(uid, kind, request.request_id, request.study.identity, content)
 
     kinds = {DocumentKind.PDF: PAGE, DocumentKind.SR: b"", DocumentKind.SEG: b""}
@@ -315,7 +315,7 @@ def test_the_dicom_objects_of_the_result_are_named() -> None:
     study, answer = OUTCOMES["assessed"]
     document = encoded(study, answer)
     sr, seg = (
-        document_uid(kind, builders.request_for(study))
+        document_uid(kind, builders.request_for(study), context())
         for kind in (DocumentKind.SR, DocumentKind.SEG)
     )
     assert document.related_uids == (sr, seg)
