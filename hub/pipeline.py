@@ -23,16 +23,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-import sqlalchemy as sa
-
-from hub.domain.delivery import Document, DocumentKind, Receipt
+from hub.domain.delivery import DocumentKind, Receipt, RetryPolicy
 from hub.domain.inference import (
     ImagingInput,
     InferenceRequest,
     InferenceResult,
     InputRole,
     Outcome,
-    Timing,
     Unsuitable,
 )
 from hub.domain.intended_use import unsuitable_reasons
@@ -40,25 +37,26 @@ from hub.domain.priors import foreign_priors
 from hub.domain.routing import Route
 from hub.errors import IntegrityError, RejectedError, TransientError, UnsuitableError
 from hub.fetching import Fetching
-from hub.formats.encoding import Encoder, EncodingContext, check_document_identity
-from hub.ports import Jobs
+from hub.formats.encoding import (
+    FIRST_VERSION,
+    Encoder,
+    EncodingContext,
+    check_document_identity,
+)
+from hub.ports import Confirming, Destination, Jobs
 from hub.prior_steps import PriorSteps, prior_notes, too_few_priors
-from hub.registry import Registry, RunningModel
+from hub.registry import Registry, RunningDestination, RunningModel
+from hub.report_steps import Made, ReportMaker, groups_of
 from hub.store import instances, results
 from hub.store.database import Database
 from hub.store.deliveries import DeliveryTask
-from hub.store.delivery_ledger import DeliveryLedger
+from hub.store.delivery_ledger import IN_TURN, DeliveryLedger
 from hub.store.documents import DocumentStore
 from hub.store.journal import Journal
 from hub.store.request_ledger import RequestLedger
 from hub.store.results import RequestRow, RequestState
 from hub.store.series_progress import SeriesTimes, SeriesWatch
 from hub.study_steps import StudySteps, study_key
-
-
-def delivery_queue(concurrency: int) -> str:
-    """Destinations with the same limit share a queue; each is a line of its own in it."""
-    return f"delivery-{concurrency}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +109,26 @@ class Pipeline:
         return self.study_steps.route_priors_sent_for_themselves()
 
     @property
+    def encoders_in_use(self) -> Mapping[DocumentKind, Encoder]:
+        """Those of the documents that any destination gets."""
+        wanted = self.reports.wanted(self.registry.destinations)
+        kinds = frozenset().union(*(group.kinds for group in groups_of(wanted)))
+        return {kind: encode for kind, encode in self.encoders.items() if kind in kinds}
+
+    @property
+    def reports(self) -> ReportMaker:
+        """The same parts, for making and sending documents."""
+        return ReportMaker(
+            encoders=self.encoders,
+            context=self.context,
+            clock=self.journal.clock,
+            documents=self.documents,
+            deliveries=self.deliveries,
+            registry=self.registry,
+            journal=self.journal,
+        )
+
+    @property
     def starts_with_series(self) -> bool:
         """Whether ``start_complete_series`` ever has anything to do."""
         return self.study_steps.starts_with_series
@@ -135,8 +153,9 @@ class Pipeline:
             request = self._inference_request(row)
             result = self._noting_priors(self.infer(model, request), row)
             self.verify(request, result)
-            result, documents = self.encode(model, request, result, row)
-            self._answer(row, request, result, documents)
+            made = self.encode(model, request, result, row)
+            result = replace(result, timings=(*result.timings, *made.timings))
+            self._answer(row, request, result, made)
         except TransientError as error:
             self.requests.retry(row, error)
         except IntegrityError as error:
@@ -216,94 +235,84 @@ class Pipeline:
         request: InferenceRequest,
         result: InferenceResult,
         row: RequestRow,
-    ) -> tuple[InferenceResult, dict[DocumentKind, Document]]:
+    ) -> Made:
         """Make every document that a destination of the request takes.
 
         A model that was never asked (``unsuitable``) and a route in shadow mode make none.
         """
-        wanted = set() if row.shadow or result.outcome is Outcome.UNSUITABLE else self._wanted(row)
-        context, clock = self.context(), self.journal.clock
-        made: dict[DocumentKind, Document] = {}
-        timings = []
-        for kind in (k for k in self.encoders if k in wanted):
-            begun = clock.now()
-            document = self.encoders[kind](request, result, model.package.card, context, made)
-            if document is not None:
-                made[kind] = document
-            timings.append(Timing(f"encode {kind}", (clock.now() - begun).total_seconds()))
-        return replace(result, timings=(*result.timings, *timings)), made
-
-    def _wanted(self, row: RequestRow) -> set[DocumentKind]:
-        there = [name for name in row.deliver_to if name in self.registry.destinations]
-        wanted = {kind for name in there for kind in self.registry.destination(name).documents}
-        if wanted & {DocumentKind.FHIR, DocumentKind.ENCAPSULATED_PDF}:
-            wanted.add(DocumentKind.PDF)  # it is carried inside them
-        return wanted
+        silent = row.shadow or result.outcome is Outcome.UNSUITABLE
+        destinations = {} if silent else self.reports.wanted(row.deliver_to)
+        return self.reports.make(
+            request, result, model.package.card, FIRST_VERSION, destinations=destinations
+        )
 
     def _answer(
         self,
         row: RequestRow,
         request: InferenceRequest,
         result: InferenceResult,
-        documents: Mapping[DocumentKind, Document],
+        made: Made,
     ) -> None:
         """Keep the answer and start its deliveries, all or nothing."""
-        stored = {d: self.documents.put(d.content) for d in documents.values()}
+        filed = self.reports.store(made, FIRST_VERSION.number)
+        digests = {one.document.document_id: one.sha256 for one in filed}
         with self.database.write() as connection:
-            if not self.requests.finish(connection, row, request, result, stored):
+            self.deliveries.lock(connection, row.study.study_instance_uid)
+            if not self.requests.finish(connection, row, request, result, digests):
                 return
-            if row.shadow or result.outcome is Outcome.UNSUITABLE:
-                return
-            for name in row.deliver_to:
-                destination = self.registry.destinations.get(name)
-                if destination is None:
-                    self._alarm_no_destination(connection, row, name)
-                    continue
-                for kind in destination.documents:
-                    if kind in documents:
-                        self.deliveries.start(
-                            connection,
-                            row,
-                            documents[kind],
-                            destination=name,
-                            queue=delivery_queue(destination.concurrency),
-                        )
-
-    def _alarm_no_destination(self, connection: sa.Connection, row: RequestRow, name: str) -> None:
-        """A destination that was taken out of the configuration keeps nothing from the others."""
-        self.journal.alarm(
-            connection,
-            "delivery.no-destination",
-            f"request:{row.request_id}",
-            row.study.study_instance_uid,
-            reason=f"destination {name} is not configured any more; it gets no report",
-        )
+            if not row.shadow and result.outcome is not Outcome.UNSUITABLE:
+                self.reports.send(connection, row, made, filed)
+                self.reports.alarm_missing(connection, row)
 
     # --- 7. deliver ------------------------------------------------------------------------
 
-    def run_delivery(self, delivery_id: str) -> None:
-        """The job of a delivery: one attempt. What fails for now starts the next one, later."""
+    def run_delivery(self, argument: str) -> None:
+        """The job of a delivery: one attempt, or one question whether it is kept. What fails for
+        now starts the next one, later."""
+        delivery_id, _, mark = argument.partition(" ")
         task = self.deliveries.task(delivery_id)
         if task is None or self.deliveries.supersede(task):
             return
         try:
-            receipt = self.deliver(task)
+            running = self.registry.destination(task.delivery.destination)
+            if task.awaiting:
+                self._confirm(task, running)
+                return
+            if mark != IN_TURN and self.deliveries.wait_for_turn(task, running.rate_per_minute):
+                return
+            receipt = self.deliver(task, running.destination)
         except TransientError as error:
-            policy = self.registry.destination(task.delivery.destination).retry
-            self.deliveries.retry(task, error, policy)
+            self.deliveries.retry(task, error, self._retry_policy(task))
         except (RejectedError, IntegrityError) as error:
             self.deliveries.give_up(task, str(error))
         else:
-            self.deliveries.confirm(task, receipt)
+            self.deliveries.taken(task, receipt)
 
-    def deliver(self, task: DeliveryTask) -> Receipt:
+    def deliver(self, task: DeliveryTask, destination: Destination) -> Receipt:
         """Send once; only the destination's own confirmation counts."""
-        delivery = task.delivery
-        if task.identity.study_instance_uid != delivery.study_instance_uid:
+        if task.identity.study_instance_uid != task.delivery.study_instance_uid:
             raise IntegrityError("the document belongs to another study")
-        running = self.registry.destination(delivery.destination)
         document = task.document(self.documents.get(task.sha256))
-        return running.destination.deliver(document, delivery.delivery_id)
+        return destination.deliver(document, task.delivery.delivery_id)
+
+    def _confirm(self, task: DeliveryTask, running: RunningDestination) -> None:
+        """Ask a destination whether it keeps what it took."""
+        destination = running.destination
+        if not isinstance(destination, Confirming):  # it was configured so when it was sent
+            self.deliveries.taken(task, Receipt("taken; nothing confirms it any more"))
+            return
+        document = task.document(self.documents.get(task.sha256))
+        try:
+            receipt = destination.confirm(document, task.awaiting)
+        except TransientError as error:
+            self.deliveries.ask_later(task, str(error), running.retry)
+        except RejectedError as error:  # it has to be sent again
+            self.deliveries.retry(task, TransientError(str(error)), running.retry)
+        else:
+            self.deliveries.taken(task, receipt)
+
+    def _retry_policy(self, task: DeliveryTask) -> RetryPolicy:
+        return self.registry.destination(task.delivery.destination).retry
 
     # --- faults of the hub itself, reported by the supervisor --------------------------------
 
@@ -323,9 +332,8 @@ class Pipeline:
         """An attempt at a request ended in a fault: the next one, or a dead letter, follows."""
         self.requests.fail(request_id, reason)
 
-    def delivery_failed(self, delivery_id: str, reason: str) -> None:
+    def delivery_failed(self, argument: str, reason: str) -> None:
         """An attempt at a delivery ended in a fault: the next one, or a dead letter, follows."""
-        task = self.deliveries.task(delivery_id)
+        task = self.deliveries.task(argument.partition(" ")[0])
         if task is not None:
-            policy = self.registry.destination(task.delivery.destination).retry
-            self.deliveries.retry(task, TransientError(reason), policy)
+            self.deliveries.retry(task, TransientError(reason), self._retry_policy(task))

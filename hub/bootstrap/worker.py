@@ -24,10 +24,11 @@ from hub.errors import CaidxError
 from hub.fetching import FETCH_JOB, FETCH_QUEUE, FETCHES_AT_ONCE
 from hub.formats.encoding import BusinessIdentifier, Encoder, EncodingContext
 from hub.formats.route_expression import compile_expression
-from hub.pipeline import Pipeline, delivery_queue
+from hub.pipeline import Pipeline
 from hub.ports import Archive, Health, ModelAdapter, at_first_call
 from hub.prior_steps import PRIORS_JOB, PRIORS_QUEUE
 from hub.registry import Registry
+from hub.report_steps import delivery_queue
 from hub.store.delivery_ledger import DELIVERY_JOB, DeliveryLedger
 from hub.store.housekeeper import EngineRecords, Housekeeper
 from hub.store.index_mark import index_mark
@@ -42,12 +43,23 @@ from hub.supervisor.takeover import SignsOfLife, Takeover
 ENCODERS: Mapping[DocumentKind, Encoder] = {
     DocumentKind.PDF: at_first_call("hub.formats.report_pdf:encode"),
     DocumentKind.SEG: at_first_call("hub.formats.dicom_seg:encode"),
+    DocumentKind.SEG_FRACTIONAL: at_first_call("hub.formats.seg_fractional:encode"),
+    DocumentKind.SEG_LABELMAP: at_first_call("hub.formats.seg_labelmap:encode"),
+    DocumentKind.PARAMETRIC_MAP: at_first_call("hub.formats.parametric_map:encode"),
+    DocumentKind.KEY_IMAGE: at_first_call("hub.formats.key_image:encode"),
     DocumentKind.SR: at_first_call("hub.formats.dicom_sr:encode"),
+    DocumentKind.SR_3D: at_first_call("hub.formats.dicom_sr:encode_3d"),
+    DocumentKind.PRESENTATION_STATE: at_first_call("hub.formats.presentation_state:encode"),
+    DocumentKind.KEY_OBJECTS: at_first_call("hub.formats.key_objects:encode"),
+    DocumentKind.REJECTION_NOTE: at_first_call("hub.formats.key_objects:encode_rejection"),
     DocumentKind.ENCAPSULATED_PDF: at_first_call("hub.formats.report_pdf:encode_dicom"),
     DocumentKind.FHIR: at_first_call("hub.formats.fhir_report:encode"),
+    DocumentKind.FHIR_R5: at_first_call("hub.formats.fhir_r5:encode"),
+    DocumentKind.ORU: at_first_call("hub.formats.hl7v2_report:encode"),
+    DocumentKind.NOTICE: at_first_call("hub.formats.notice:encode"),
 }
-"""In the order in which documents refer to each other. The first call loads them: the rehearsal's,
-as soon as the worker works."""
+"""In the order in which documents refer to each other. The first call loads them: for what
+destinations get the rehearsal's, as soon as the worker works."""
 _rehearse = at_first_call("hub.formats.rehearsal:rehearse")
 _COMPLETENESS_SECONDS = 0.02
 _SERIES_SECONDS = 0.25
@@ -260,7 +272,7 @@ class Worker:
         try:
             for running in islice(pipeline.registry.models.values(), 1):
                 key, card = running.package.key, running.package.card
-                _rehearse(pipeline.encoders, key, card, pipeline.context())
+                _rehearse(pipeline.encoders_in_use, key, card, pipeline.context())
         except CaidxError as error:
             log.warning("worker.rehearsal-failed", model_id=card.id, reason=str(error))
         finally:

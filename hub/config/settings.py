@@ -155,6 +155,9 @@ class DeliverySettings(Section):
     """... but never more than this many seconds."""
     attempts: int = Field(default=10, ge=1)
     """After this many failures the document is a dead letter for a person to look at."""
+    confirm_within: float = Field(default=3600.0, gt=0)
+    """Seconds within which a destination whose `confirm` is set has to confirm that it keeps a
+    document; then it is sent again."""
 
     @property
     def policy(self) -> RetryPolicy:

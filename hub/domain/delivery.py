@@ -150,6 +150,8 @@ class RetryPolicy:
     factor: float = 2.0
     max_delay: float = 600.0
     attempts: int = 10
+    confirm_within: float = 3600.0
+    """Seconds within which a destination has to confirm that it keeps what it took."""
     longest_wait: float = 86400.0
     """Seconds; a peer that asks for more is asked again all the same."""
 

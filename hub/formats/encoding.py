@@ -108,13 +108,14 @@ class Encoder(Protocol):
     ) -> Document | None: ...
 
 
-_REFERS_TO_NO_DOCUMENT = DICOM_KINDS - {
+SAME_FOR_ALL = DICOM_KINDS - {
     DocumentKind.SR,
     DocumentKind.SR_3D,
     DocumentKind.ENCAPSULATED_PDF,
     DocumentKind.KEY_OBJECTS,
     DocumentKind.REJECTION_NOTE,
 }
+"""Documents that refer to no other one: the same whatever else a destination gets."""
 
 
 def _parts(
@@ -124,7 +125,7 @@ def _parts(
     model = request.model
     return (
         *((str(context.report.number),) if context.report.number > 1 else ()),
-        *((context.profile,) if kind not in _REFERS_TO_NO_DOCUMENT else ()),
+        *((context.profile,) if kind not in SAME_FOR_ALL else ()),
         key.study_instance_uid,
         str(key.revision),
         request.route,

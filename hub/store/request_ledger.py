@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from hub.domain.audit import AuditOutcome
-from hub.domain.delivery import Document, RetryPolicy
+from hub.domain.delivery import RetryPolicy
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.errors import TransientError
 from hub.ports import Job, Jobs
@@ -76,16 +76,17 @@ class RequestLedger:
         row: RequestRow,
         request: InferenceRequest,
         result: InferenceResult,
-        documents: Mapping[Document, str],
+        documents: Mapping[str, str],
     ) -> bool:
-        """Record the answer (documents -> SHA-256 of their bytes) in the caller's transaction.
+        """Record the answer in the caller's transaction. ``documents``: identifier -> SHA-256 of
+        the bytes, for the audit log.
 
         False when another worker answered first: it was thought dead, and was not.
         """
         if results.get_request(connection, row.request_id).state not in OPEN_STATES:
             return False
         now = self.journal.clock.now()
-        results.add_result(connection, result, documents, now)
+        results.add_result(connection, result, now)
         results.set_state(
             connection,
             row.request_id,
@@ -102,7 +103,7 @@ class RequestLedger:
             input_instances=sum(len(series.instances) for series in request.series),
             result=result.outcome.value,
             reasons=list(result.reasons),
-            documents={document.document_id: sha256 for document, sha256 in documents.items()},
+            documents=dict(documents),
         )
         return True
 

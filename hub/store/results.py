@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -174,13 +174,20 @@ def set_state(
     )
 
 
-def add_result(
-    connection: sa.Connection,
-    result: InferenceResult,
-    encoded: Mapping[Document, str],
-    made_at: datetime,
-) -> None:
-    """Record an answer and its documents (document -> SHA-256 of its bytes)."""
+@dataclass(frozen=True, slots=True)
+class FiledDocument:
+    """A document whose bytes are kept."""
+
+    document: Document
+    sha256: str
+    version: int
+    """Of the report."""
+    profile: str
+    """The DICOM documents that the same destinations get."""
+
+
+def add_result(connection: sa.Connection, result: InferenceResult, made_at: datetime) -> None:
+    """Record an answer."""
     connection.execute(
         sa.insert(results).values(
             request_id=result.request_id,
@@ -192,17 +199,24 @@ def add_result(
             made_at=made_at,
         )
     )
-    for document, sha256 in encoded.items():
-        connection.execute(
-            sa.insert(documents).values(
-                document_id=document.document_id,
-                request_id=document.request_id,
-                kind=document.kind.value,
-                identity=_identity_row(document.identity),
-                related_uids=list(document.related_uids),
-                sha256=sha256,
-                length=len(document.content),
-            )
+
+
+def add_documents(connection: sa.Connection, filed: Iterable[FiledDocument]) -> None:
+    """Record documents, each once: identifiers are deterministic."""
+    for one in filed:
+        document = one.document
+        insert_new(
+            connection,
+            documents,
+            document_id=document.document_id,
+            request_id=document.request_id,
+            kind=document.kind.value,
+            identity=_identity_row(document.identity),
+            related_uids=list(document.related_uids),
+            sha256=one.sha256,
+            length=len(document.content),
+            version=one.version,
+            profile=one.profile,
         )
 
 
