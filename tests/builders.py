@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from hub.domain.coding import Code
-from hub.domain.finding import Evidence, Finding, Presence, Region, Segment
+from hub.domain.finding import (
+    Evidence,
+    Finding,
+    GraphicType,
+    ImageLocation,
+    Presence,
+    Region,
+    Segment,
+)
 from hub.domain.identity import PatientIdentity, derived_uid
 from hub.domain.inference import (
     ImagingInput,
@@ -77,6 +85,9 @@ MILLILITRE = Code("mL", "UCUM", "mL")
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PERCENT = Code("%", "UCUM", "%")
 MILLISECOND = Code("ms", "UCUM", "ms")
+MILLIMETRE = Code("mm", "UCUM", "mm")
+NODULE = Code("27925004", "SCT", "Nodule")
+DIAMETER = Code("81827009", "SCT", "Diameter")
 VOLUME = Code("118565006", "SCT", "Volume")
 ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
 LOW_ATTENUATION = Code("laa-950", "99CAIDX", "Low attenuation area below -950 HU")
@@ -259,7 +270,7 @@ def result_for(request: InferenceRequest, outcome: Outcome, **fields: Any) -> In
 
 
 def _tracking_uid(request: InferenceRequest, name: str) -> str:
-    return derived_uid("tracking", request.study.study_instance_uid, name)
+    return derived_uid(request.study.study_instance_uid, request.model.model_id, name)
 
 
 def lung_labels(slices: int, rows: int, columns: int) -> np.ndarray:
@@ -292,7 +303,7 @@ def lung_region(request: InferenceRequest, labels: np.ndarray | None = None) -> 
                 label="Lungs",
                 category=ANATOMICAL_STRUCTURE,
                 property_type=LUNG,
-                tracking_uid=_tracking_uid(request, "lungs"),
+                tracking_uid=_tracking_uid(request, "Lungs"),
                 tracking_identifier="Lungs",
                 recommended_display_rgb=(79, 156, 249),
             ),
@@ -301,7 +312,7 @@ def lung_region(request: InferenceRequest, labels: np.ndarray | None = None) -> 
                 label="Low attenuation areas",
                 category=MORPHOLOGICALLY_ALTERED_STRUCTURE,
                 property_type=EMPHYSEMA,
-                tracking_uid=_tracking_uid(request, "laa"),
+                tracking_uid=_tracking_uid(request, "Low attenuation areas"),
                 tracking_identifier="Low attenuation areas",
                 recommended_display_rgb=(240, 90, 60),
             ),
@@ -317,10 +328,12 @@ def assessed(
     evidence = tuple(Evidence(i.sop_instance_uid) for i in request.series[0].instances)
     region = lung_region(request) if with_region else None
 
+    segments = {1: "Lungs", 2: "Low attenuation areas"}
+
     def measured(name: str, value: float, unit: Code, code: Code, segment: int) -> Finding:
         return Finding(
-            tracking_uid=_tracking_uid(request, "lungs" if segment == 1 else "laa"),
-            tracking_identifier="Lungs" if segment == 1 else "Low attenuation areas",
+            tracking_uid=_tracking_uid(request, segments[segment]),
+            tracking_identifier=segments[segment],
             code=code,
             value=value,
             unit=unit,
@@ -393,7 +406,7 @@ def unsuitable(request: InferenceRequest) -> InferenceResult:
 def ecg_assessed(request: InferenceRequest) -> InferenceResult:
     """Rhythm and RR interval of an ECG."""
     evidence = (Evidence(request.series[0].instances[0].sop_instance_uid),)
-    uid = _tracking_uid(request, "ecg")
+    uid = _tracking_uid(request, "ECG")
     return result_for(
         request,
         Outcome.ASSESSED,
@@ -417,4 +430,52 @@ def ecg_assessed(request: InferenceRequest) -> InferenceResult:
                 statement="RR interval is 863 ms.",
             ),
         ),
+    )
+
+
+def located(request: InferenceRequest, image: int = -1) -> InferenceResult:
+    """Nodules that lie somewhere: one measured and outlined on two images, one circled and
+    critical, one that is absent; ``image`` is the index of the main one in the series."""
+    uids = [i.sop_instance_uid for i in request.series[0].instances]
+    first, other = uids[image], uids[0]
+    outline = ((10.5, 12.0), (20.0, 12.5), (18.25, 24.0), (10.5, 12.0))
+
+    def nodule(name: str, **fields: Any) -> Finding:
+        values: dict[str, Any] = {"code": NODULE, "finding_site": LUNG, "statement": f"{name}."}
+        return Finding(
+            tracking_uid=_tracking_uid(request, name), tracking_identifier=name, **values | fields
+        )
+
+    return result_for(
+        request,
+        Outcome.ASSESSED,
+        findings=(
+            nodule(
+                "Nodule 1",
+                code=DIAMETER,
+                value=8.25,
+                unit=MILLIMETRE,
+                laterality=RIGHT,
+                evidence=tuple(Evidence(uid) for uid in dict.fromkeys((first, other))),
+                locations=(
+                    ImageLocation(GraphicType.POLYLINE, first, outline),
+                    ImageLocation(GraphicType.POINT, other, ((30.5, 31.25),)),
+                ),
+            ),
+            nodule(
+                "Nodule 2",
+                presence=Presence.PRESENT,
+                probability=0.91,
+                critical=True,
+                evidence=(Evidence(other),),
+                locations=(ImageLocation(GraphicType.CIRCLE, other, ((40.0, 40.5), (46.0, 40.5))),),
+            ),
+            nodule("Nodule 3", presence=Presence.ABSENT, evidence=(Evidence(first),)),
+        ),
+    )
+
+
+def failed(request: InferenceRequest) -> InferenceResult:
+    return result_for(
+        request, Outcome.FAILED, reasons=("The model stopped: it ran out of memory.",)
     )

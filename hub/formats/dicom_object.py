@@ -11,11 +11,13 @@ from pydicom.sequence import Sequence
 from hub.domain.coding import Code
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import derived_uuid
-from hub.domain.inference import InferenceRequest
+from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
 from hub.domain.model_card import ModelCard
+from hub.domain.report import ReportStatus, ReportVersion
 from hub.formats.dicom_header import EXPLICIT_VR_LITTLE_ENDIAN
 from hub.formats.dicom_writer import data_set, fitted
 from hub.formats.encoding import (
+    FIRST_VERSION,
     PRODUCT_NAME,
     EncodingContext,
     device_uid,
@@ -33,12 +35,19 @@ MANUFACTURER = "CAIDX"
 
 COMPREHENSIVE_3D_SR_STORAGE = "1.2.840.10008.5.1.4.1.1.88.34"
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+GRAYSCALE_PRESENTATION_STATE_STORAGE = "1.2.840.10008.5.1.4.1.1.11.1"
+KEY_OBJECT_SELECTION_STORAGE = "1.2.840.10008.5.1.4.1.1.88.59"
 ENCAPSULATED_PDF_STORAGE = "1.2.840.10008.5.1.4.1.1.104.1"
 
 _CODING_SCHEMES = (
     ("99CAIDX", "CAIDX hub codes", "CAIDX"),
     ("99IHE", "IHE Radiology codes", "IHE International"),
 )
+_OUTCOME_TITLES = {
+    Outcome.NOT_ASSESSABLE: "NOT ASSESSABLE",
+    Outcome.UNSUITABLE: "NOT ANALYSED",
+    Outcome.FAILED: "FAILED",
+}
 _FIRST_SERIES_NUMBER = 9000
 _SERIES_NUMBERS = {
     DocumentKind.SR: 1,
@@ -63,9 +72,11 @@ def object_header(
     request: InferenceRequest,
     card: ModelCard,
     context: EncodingContext,
+    result: InferenceResult | None = None,
 ) -> Dataset:
     """Series, equipment and SOP common modules of a new object; the patient and the study
-    are added by :func:`dicom_document`."""
+    are added by :func:`dicom_document`. ``result`` lets the description of the series tell how
+    it ended."""
     header = Dataset()
     made_at = local_time(request, context)
     header.SOPClassUID = sop_class_uid
@@ -76,7 +87,7 @@ def object_header(
     header.Modality = modality
     header.SeriesInstanceUID = series_uid(kind, request, context)
     header.SeriesNumber = _series_number(kind, request)
-    header.SeriesDescription = document_title(card)
+    header.SeriesDescription = document_title(card, context.report, result)
     header.InstanceNumber = 1
     header.Manufacturer = MANUFACTURER
     header.ManufacturerModelName = PRODUCT_NAME
@@ -90,9 +101,22 @@ def object_header(
     return header
 
 
-def document_title(card: ModelCard) -> str:
-    """``AI`` first, so that no list of series or documents shows it as human-made."""
-    return fitted(f"AI {card.procedure.title} (not verified)", 64)
+def document_title(
+    card: ModelCard, version: ReportVersion = FIRST_VERSION, result: InferenceResult | None = None
+) -> str:
+    """``AI`` first, so that no list of series or documents shows it as human-made; then what the
+    report is worth, which a long title never pushes out of sight. At most 64 characters."""
+    outcome = result.outcome if result is not None else Outcome.ASSESSED
+    if version.is_withdrawn or version.status is ReportStatus.ENTERED_IN_ERROR:
+        before, after = "AI WITHDRAWN ", ""
+    elif outcome is not Outcome.ASSESSED:
+        before, after = f"AI {_OUTCOME_TITLES[outcome]} ", ""
+    else:
+        critical = result is not None and any(f.critical for f in result.findings)
+        before = "AI CRITICAL " if critical else "AI "
+        verified = version.is_verified or version.status is ReportStatus.FINAL
+        after = " (verified)" if verified else " (not verified)"
+    return before + fitted(card.procedure.title, 64 - len(before) - len(after)) + after
 
 
 def local_time(request: InferenceRequest, context: EncodingContext) -> datetime:

@@ -1,66 +1,81 @@
-"""A result as DICOM Comprehensive 3D SR: TID 1500 Measurement Report (PS3.16, PS3.3 A.35.13)."""
+"""A result as DICOM Comprehensive 3D SR: TID 1500 Measurement Report (PS3.16, PS3.3 A.35.13).
+
+Every report has an image library and imaging measurements, and every group of them a tracking
+identifier and UID, also where nothing was measured: viewers fail on reports without these.
+
+The title (TID 1500 row 1, CID 7021) is "Imaging Measurement Report" only where something lies on
+an image. OHIF takes a report of that title to an image and shows nothing where there is none;
+reports of other titles it shows as text, which is what a reader wants of an answer about the
+whole examination, of a failure and of a withdrawal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
-from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
+from pydicom import Dataset
+from pydicom import Sequence as DatasetSequence
 
 from hub.domain.coding import Code
 from hub.domain.delivery import Document, DocumentKind
-from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
+from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.model_card import ModelCard
+from hub.domain.report import ReportVersion
 from hub.domain.study import Instance
 from hub.formats import dicom_writer as write
+from hub.formats import sr_codes
 from hub.formats import sr_content as sr
+from hub.formats import sr_state as state
 from hub.formats.dicom_object import (
     COMPREHENSIVE_3D_SR_STORAGE,
     MANUFACTURER,
-    SEGMENTATION_STORAGE,
     code_dataset,
     dicom_document,
+    local_time,
     object_header,
 )
 from hub.formats.encoding import (
-    AI_MARK,
     OUTCOME_CODES,
     OUTCOME_CONCEPT,
     PRODUCT_NAME,
     EncodingContext,
-    amendment_statement,
     check_document_identity,
     device_uid,
-    incomplete_statement,
-    series_uid,
+)
+from hub.formats.related_objects import (
+    ILLUSTRATIONS,
+    SEGMENTATIONS,
+    RelatedObject,
+    related_objects,
 )
 from hub.formats.source_dataset import is_image, referenced_request
-from hub.formats.sr_codes import (
-    COMMENT,
-    DEVICE,
-    DEVICE_OBSERVER_MANUFACTURER,
-    DEVICE_OBSERVER_MODEL_NAME,
-    DEVICE_OBSERVER_NAME,
-    DEVICE_OBSERVER_UID,
-    ENGLISH,
-    IMAGING_MEASUREMENT_REPORT,
-    IMAGING_MEASUREMENTS,
-    LANGUAGE,
-    OBSERVER_TYPE,
-    PROCEDURE_REPORTED,
-    QUALITATIVE_EVALUATIONS,
-    REASON,
-    WARNING,
-)
 from hub.formats.sr_content import Relationship
 from hub.formats.sr_image_library import image_library
+from hub.formats.sr_locations import Space
 from hub.formats.sr_measurement_group import (
+    MeasurementGroup,
     SegmentationReference,
     measurement_groups,
+    outcome_group,
 )
 
-SopReference = tuple[str, str, str]
-"""Series Instance UID, SOP Class UID, SOP Instance UID."""
+
+class SopInstance(Protocol):
+    """What a reference to an object tells of it."""
+
+    @property
+    def sop_class_uid(self) -> str: ...
+    @property
+    def sop_instance_uid(self) -> str: ...
+    @property
+    def series_instance_uid(self) -> str: ...
+
+
+_OBJECT_NAMES = dict.fromkeys(SEGMENTATIONS, sr_codes.SEGMENTATION) | {
+    DocumentKind.PARAMETRIC_MAP: sr_codes.PARAMETRIC_MAP,
+    DocumentKind.KEY_IMAGE: sr_codes.KEY_IMAGES,
+}
 
 
 def encode(
@@ -70,67 +85,123 @@ def encode(
     context: EncodingContext,
     related: Mapping[DocumentKind, Document],
 ) -> Document:
-    """Encode a result of any outcome; refers to the SEG in ``related`` where there is one.
+    """Encode a result of any outcome, in any version of its report; locations stand on the image
+    (SCOORD). Refers to the segmentation, parametric map and key image in ``related``.
 
     Raises:
         IntegrityError: the result does not belong to the request.
         RejectedError: a value cannot be written in DICOM (not finite, a code too long).
     """
+    return _encode(DocumentKind.SR, request, result, card, context=context, related=related)
+
+
+def encode_3d(
+    request: InferenceRequest,
+    result: InferenceResult,
+    card: ModelCard,
+    context: EncodingContext,
+    related: Mapping[DocumentKind, Document],
+) -> Document:
+    """As :func:`encode`, with locations in the space of the patient (SCOORD3D).
+
+    A location on an image that has no place there (a projection, a frame whose place nobody
+    tells) is left out, and its group says so: on the image it would be another document.
+
+    Raises:
+        IntegrityError: the result does not belong to the request.
+        RejectedError: a value cannot be written in DICOM (not finite, a code too long).
+    """
+    return _encode(DocumentKind.SR_3D, request, result, card, context=context, related=related)
+
+
+def _encode(
+    kind: DocumentKind,
+    request: InferenceRequest,
+    result: InferenceResult,
+    card: ModelCard,
+    *,
+    context: EncodingContext,
+    related: Mapping[DocumentKind, Document],
+) -> Document:
     check_document_identity(request, result)
-    sources = _sources(request, result)
-    segmentation = related.get(DocumentKind.SEG)
     header = object_header(
-        DocumentKind.SR,
+        kind,
         COMPREHENSIVE_3D_SR_STORAGE,
         "SR",
         request=request,
         card=card,
         context=context,
+        result=result,
     )
-    _add_document_modules(header)
-    references = [(i.series_instance_uid, i.sop_class_uid, i.sop_instance_uid) for i in sources]
-    if segmentation is not None:
-        series = series_uid(DocumentKind.SEG, request, context)
-        references.append((series, SEGMENTATION_STORAGE, segmentation.document_id))
-    items = _report(request, result, card, segmentation)
+    sources = _sources(request, result)
+    objects: tuple[RelatedObject, ...] = ()
+    if state.is_withdrawn(context.report):
+        title, answer = _withdrawn(request, card, context.report)
+    else:
+        objects = related_objects(related, ILLUSTRATIONS)
+        space = Space.of(request, result, in_space=kind is DocumentKind.SR_3D)
+        title, answer = _answer(request, result, card, space, objects)
+    _add_document_modules(header, title, request, context)
+    images = tuple(i for i in sources if is_image(i))
+    items = _context(request, result, card, context)
+    items += [image_library(images)] if images else []
     bulk = {
-        0x0040A375: _evidence(request.study.study_instance_uid, references),
+        **_references(kind, request, context, (*sources, *objects)),
         0x0040A504: sr.template("1500"),
-        0x0040A730: sr.content_sequence(items),
+        0x0040A730: sr.content_sequence([*items, *answer]),
     }
+    related_uids = tuple(one.sop_instance_uid for one in objects)
+    return dicom_document(kind, request, header, bulk, related_uids)
+
+
+def _references(
+    kind: DocumentKind,
+    request: InferenceRequest,
+    context: EncodingContext,
+    evidence: Iterable[Instance | RelatedObject],
+) -> dict[int, bytes]:
+    """Evidence, predecessors and the order that is answered (PS3.3 C.17.2), by tag."""
+    study_uid = request.study.study_instance_uid
+    elements = {0x0040A375: hierarchical_references(0x0040A375, study_uid, evidence)}
+    if earlier := state.predecessors(kind, context.report):
+        elements[0x0040A360] = hierarchical_references(0x0040A360, study_uid, earlier)
     if request.study.accession_number:
-        bulk[0x0040A370] = referenced_request(request.study)
-    related_uids = (segmentation.document_id,) if segmentation is not None else ()
-    return dicom_document(DocumentKind.SR, request, header, bulk, related_uids)
+        elements[0x0040A370] = referenced_request(request.study)
+    return elements
 
 
 def _sources(request: InferenceRequest, result: InferenceResult) -> tuple[Instance, ...]:
     """All that the model was given, and all that its findings rest on."""
     chosen = {i.sop_instance_uid for series in request.series for i in series.instances}
     chosen.update(e.sop_instance_uid for f in result.findings for e in f.evidence)
-    if result.region is not None:
-        chosen.update(result.region.sop_instance_uids)
+    chosen.update(place.sop_instance_uid for f in result.findings for place in f.locations)
+    for drawn in (*((result.region,) if result.region is not None else ()), *result.maps):
+        chosen.update(drawn.sop_instance_uids)
     return tuple(i for i in request.study.instances if i.sop_instance_uid in chosen)
 
 
-def _add_document_modules(header: Dataset) -> None:
+def _add_document_modules(
+    header: Dataset, title: Code, request: InferenceRequest, context: EncodingContext
+) -> None:
     """SR Document General and the root of the content (PS3.3 C.17.2, C.17.3)."""
-    header.ReferencedPerformedProcedureStepSequence = Sequence()
-    header.PerformedProcedureCodeSequence = Sequence()
+    header.ReferencedPerformedProcedureStepSequence = DatasetSequence()
+    header.PerformedProcedureCodeSequence = DatasetSequence()
     header.ValueType = "CONTAINER"
-    header.ConceptNameCodeSequence = Sequence([code_dataset(IMAGING_MEASUREMENT_REPORT)])
+    header.ConceptNameCodeSequence = DatasetSequence([code_dataset(title)])
     header.ContinuityOfContent = "SEPARATE"
-    header.CompletionFlag = "COMPLETE"
-    header.VerificationFlag = "UNVERIFIED"
-    header.PreliminaryFlag = "PRELIMINARY"
+    moment = local_time(request, context)
+    state.add_flags(header, context.report, moment, context.institution_name)
 
 
-def _evidence(study_instance_uid: str, references: list[SopReference]) -> bytes:
-    """(0040,A375) Current Requested Procedure Evidence Sequence (PS3.3 Table 10-3b)."""
+def hierarchical_references(
+    tag: int, study_instance_uid: str, instances: Iterable[SopInstance]
+) -> bytes:
+    """A sequence of references by study and series (PS3.3 Table C.17-3), e.g. (0040,A375) Current
+    Requested Procedure Evidence Sequence."""
     by_series: dict[str, list[bytes]] = {}
-    for series_instance_uid, sop_class_uid, sop_instance_uid in references:
-        reference = sr.referenced_sop(sop_class_uid, sop_instance_uid)
-        by_series.setdefault(series_instance_uid, []).append(reference)
+    for one in instances:
+        reference = sr.referenced_sop(one.sop_class_uid, one.sop_instance_uid)
+        by_series.setdefault(one.series_instance_uid, []).append(reference)
     series = write.sequence(
         0x00081115,
         (
@@ -138,65 +209,106 @@ def _evidence(study_instance_uid: str, references: list[SopReference]) -> bytes:
             for uid, items in by_series.items()
         ),
     )
-    return write.sequence(0x0040A375, [series + write.text(0x0020000D, "UI", study_instance_uid)])
+    return write.sequence(tag, [series + write.text(0x0020000D, "UI", study_instance_uid)])
 
 
-def _report(
+def _context(
+    request: InferenceRequest, result: InferenceResult, card: ModelCard, context: EncodingContext
+) -> list[bytes]:
+    """TID 1500 rows 2 to 5; then, before all other content, what the report is worth."""
+    reported = card.procedure.procedure_reported
+    return [
+        sr.code(Relationship.HAS_CONCEPT_MOD, sr_codes.LANGUAGE, sr_codes.ENGLISH),
+        *device_observer(request, card),
+        *state.person_observer(context.report),
+        sr.code(Relationship.HAS_CONCEPT_MOD, sr_codes.PROCEDURE_REPORTED, reported),
+        *(
+            sr.text(Relationship.CONTAINS, sr_codes.COMMENT, text)
+            for text in state.headlines(request, result, context)
+        ),
+    ]
+
+
+def device_observer(request: InferenceRequest, card: ModelCard) -> list[bytes]:
+    """TID 1002 and TID 1004: the observer is the algorithm, never a person."""
+    context = Relationship.HAS_OBS_CONTEXT
+    name = f"{card.name} {card.version} by {PRODUCT_NAME}"
+    manufacturer = card.vendor.name or MANUFACTURER
+    return [
+        sr.code(context, sr_codes.OBSERVER_TYPE, sr_codes.DEVICE),
+        sr.uid_reference(context, sr_codes.DEVICE_OBSERVER_UID, device_uid(request.model)),
+        sr.text(context, sr_codes.DEVICE_OBSERVER_NAME, name),
+        sr.text(context, sr_codes.DEVICE_OBSERVER_MANUFACTURER, manufacturer),
+        sr.text(context, sr_codes.DEVICE_OBSERVER_MODEL_NAME, card.name),
+    ]
+
+
+def _answer(
     request: InferenceRequest,
     result: InferenceResult,
     card: ModelCard,
-    segmentation: Document | None,
-) -> list[bytes]:
-    """The rows of TID 1500, in its order."""
-    images = tuple(i for i in _sources(request, result) if is_image(i))
-    region = result.region if segmentation is not None else None
+    space: Space,
+    objects: Sequence[RelatedObject],
+) -> tuple[Code, list[bytes]]:
+    """The title of the report; what was found, what is to be said of the result as a whole, and
+    its other objects."""
+    segmentation = next((o for o in objects if o.kind in SEGMENTATIONS), None)
     reference = (
-        SegmentationReference(segmentation.document_id, region)
-        if segmentation is not None and region is not None
+        SegmentationReference(segmentation, result.region)
+        if segmentation is not None and result.region is not None
         else None
     )
-    items = [
-        sr.code(Relationship.HAS_CONCEPT_MOD, LANGUAGE, ENGLISH),
-        *_device_observer(request, card),
-        sr.code(
-            Relationship.HAS_CONCEPT_MOD, PROCEDURE_REPORTED, card.procedure.procedure_reported
-        ),
-    ]
-    if images:
-        items.append(image_library(images))
-    groups = measurement_groups(request, result, card, reference)
-    items.append(sr.container(IMAGING_MEASUREMENTS, groups))
-    items.append(sr.container(QUALITATIVE_EVALUATIONS, _evaluations(request, result)))
-    return items
-
-
-def _device_observer(request: InferenceRequest, card: ModelCard) -> list[bytes]:
-    """TID 1002 and TID 1004: the observer is the algorithm, never a person."""
-    context = Relationship.HAS_OBS_CONTEXT
-    return [
-        sr.code(context, OBSERVER_TYPE, DEVICE),
-        sr.uid_reference(context, DEVICE_OBSERVER_UID, device_uid(request.model)),
-        sr.text(context, DEVICE_OBSERVER_NAME, f"{card.name} {card.version} by {PRODUCT_NAME}"),
-        sr.text(context, DEVICE_OBSERVER_MANUFACTURER, card.vendor.name or MANUFACTURER),
-        sr.text(context, DEVICE_OBSERVER_MODEL_NAME, card.name),
-    ]
-
-
-def _evaluations(request: InferenceRequest, result: InferenceResult) -> list[bytes]:
-    """What is to be said of the result as a whole: how it ended, why, and what to mind."""
+    groups = measurement_groups(request, result, card, space, reference)
     contains = Relationship.CONTAINS
-    said = (amendment_statement(request), incomplete_statement(request))
-    return [
+    evaluations = [
         sr.code(contains, OUTCOME_CONCEPT, OUTCOME_CODES[result.outcome]),
-        sr.text(contains, COMMENT, _headline(result.outcome)),
-        *(sr.text(contains, COMMENT, f"{statement}.") for statement in said if statement),
-        *(sr.text(contains, REASON, reason) for reason in result.reasons),
-        *(sr.text(contains, WARNING, warning) for warning in result.warnings),
+        *(sr.text(contains, sr_codes.REASON, reason) for reason in result.reasons),
+        *(sr.text(contains, sr_codes.WARNING, warning) for warning in result.warnings),
     ]
+    answer = [
+        *_measurements(groups),
+        sr.container(sr_codes.QUALITATIVE_EVALUATIONS, evaluations),
+    ]
+    if objects:
+        answer.append(_objects(objects))
+    located = any(group.is_located for group in groups)
+    return sr_codes.IMAGING_MEASUREMENT_REPORT if located else sr_codes.AI_RESULT, answer
 
 
-def _headline(outcome: Outcome) -> str:
-    if outcome is Outcome.ASSESSED:
-        return f"{AI_MARK}."
-    meaning: Code = OUTCOME_CODES[outcome]
-    return f"{AI_MARK}. {meaning.code_meaning}: this is neither a positive nor a negative result."
+def _measurements(groups: Sequence[MeasurementGroup]) -> list[bytes]:
+    """The groups that lie somewhere, and in a container of their own those that do not.
+
+    OHIF (3.13) reads the first container alone, and shows none of its groups where one of them
+    has no location.
+    """
+    located = [group.item for group in groups if group.is_located]
+    others = [group.item for group in groups if not group.is_located]
+    together = (located, others)
+    return [sr.container(sr_codes.IMAGING_MEASUREMENTS, items) for items in together if items]
+
+
+def _objects(objects: Sequence[RelatedObject]) -> bytes:
+    named = [
+        sr.reference(
+            Relationship.CONTAINS,
+            _OBJECT_NAMES[one.kind],
+            "IMAGE",
+            sr.referenced_sop(one.sop_class_uid, one.sop_instance_uid),
+        )
+        for one in objects
+    ]
+    return sr.container(sr_codes.OBJECTS_OF_RESULT, named)
+
+
+def _withdrawn(
+    request: InferenceRequest, card: ModelCard, version: ReportVersion
+) -> tuple[Code, list[bytes]]:
+    """The title of the report; nothing of the result is told again: a reader that ignores the
+    first words finds no finding either."""
+    reasons = (version.reason,) if version.reason else ()
+    group = outcome_group(request, card, sr_codes.WITHDRAWN, reasons)
+    evaluation = sr.code(Relationship.CONTAINS, OUTCOME_CONCEPT, sr_codes.WITHDRAWN)
+    return sr_codes.AI_RESULT_WITHDRAWN, [
+        sr.container(sr_codes.IMAGING_MEASUREMENTS, [group.item]),
+        sr.container(sr_codes.QUALITATIVE_EVALUATIONS, [evaluation]),
+    ]

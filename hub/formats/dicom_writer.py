@@ -18,7 +18,7 @@ from pydicom.filewriter import write_data_element
 from hub.domain.coding import Code
 from hub.errors import RejectedError
 
-_LONG_VRS = frozenset({"OB", "OW", "SQ", "UT", "UC", "UR", "UN"})
+_LONG_VRS = frozenset({"OB", "OF", "OW", "SQ", "UT", "UC", "UR", "UN"})
 _MOST_CHARACTERS = {"CS": 16, "SH": 16, "DS": 16, "IS": 12, "LO": 64, "UI": 64, "ST": 1024}
 _SHORT_CODE_VALUE = 16
 
@@ -52,8 +52,17 @@ def unsigned_longs(tag: int, *values: int) -> bytes:
     return element(tag, "UL", struct.pack(f"<{len(values)}I", *values))
 
 
+def signed_longs(tag: int, *values: int) -> bytes:
+    return element(tag, "SL", struct.pack(f"<{len(values)}i", *values))
+
+
 def double(tag: int, value: float) -> bytes:
     return element(tag, "FD", struct.pack("<d", value))
+
+
+def floats(tag: int, *values: float) -> bytes:
+    """FL values: at most 16383, as their length has 16 bits (PS3.5 section 7.1.2)."""
+    return element(tag, "FL", struct.pack(f"<{len(values)}f", *values))
 
 
 def decimals(tag: int, *values: float) -> bytes:

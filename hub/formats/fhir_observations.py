@@ -2,22 +2,32 @@
 
 One Observation per finding; findings of one thing (same tracking UID) are gathered by a group
 Observation (``hasMember``; PS3.16 TID 1411, HL7 "DICOM SR to FHIR" mapping). What could not be
-assessed is an Observation with ``dataAbsentReason``: never a number, never "absent".
+assessed is an Observation with ``dataAbsentReason``: never a number, never "absent". What a
+later version of the report has no more is withdrawn, never left standing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from hub.domain.coding import Code
 from hub.domain.finding import Finding, Presence
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
-from hub.domain.model_card import ClassFinding, FindingSpec, ModelCard
+from hub.domain.model_card import FindingSpec, ModelCard
+from hub.domain.report import ReportCause
 from hub.errors import RejectedError
 from hub.formats.encoding import EncodingContext
+from hub.formats.fhir_identities import (
+    MEASUREMENT_GROUP,
+    group_uuid,
+    identities,
+    numbered,
+    observation_uuid,
+    unanswered,
+)
+from hub.formats.fhir_location import image_names, location_text
 from hub.formats.fhir_resources import (
     AI_ASSERTED,
     UCUM,
@@ -28,7 +38,6 @@ from hub.formats.fhir_resources import (
     device_url,
     imaging_study_url,
     instant,
-    lasting_uuid,
     performers,
     quantity,
     study_datetime,
@@ -36,16 +45,22 @@ from hub.formats.fhir_resources import (
     uid_identifier,
     urn,
 )
-
-_Asked = TypeVar("_Asked", Finding, FindingSpec)
+from hub.formats.fhir_status import (
+    ENTERED_IN_ERROR,
+    WITHDRAWN_NOTE,
+    is_replacement,
+    is_withdrawn,
+    report_status,
+    withdrawal,
+)
 
 DATA_ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 INTERPRETATION = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation"
 OBSERVATION_CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 
-MEASUREMENT_GROUP = Code("125007", "DCM", "Measurement Group")
 LATERALITY = Code("272741003", "SCT", "Laterality")
 PROBABILITY = Code("122157", "DCM", "Probability")
+IMAGE_REGION = Code("111030", "DCM", "Image Region")
 
 # PS3.16 CID 240, "Present-Absent-Undetermined"
 _PRESENCE = {
@@ -57,7 +72,9 @@ _ABSENT_CODE = {
     Outcome.ASSESSED: "unknown",
     Outcome.NOT_ASSESSABLE: "unknown",
     Outcome.UNSUITABLE: "not-performed",
+    Outcome.FAILED: "error",
 }
+_ANSWERED_ANEW = (ReportCause.MODEL, ReportCause.MODIFIED, ReportCause.RELEASED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +85,8 @@ class ReportedObservation:
     resource: Json
     top_level: bool
     """Named by the report itself; members are reached through their group."""
+    critical: bool = False
+    """Of a finding that a person has to know at once."""
 
     @property
     def full_url(self) -> str:
@@ -87,25 +106,20 @@ class _Frame:
     result: InferenceResult
     card: ModelCard
     context: EncodingContext
+    status: str
+    image_names: Mapping[str, str]
+    """SOP Instance UID -> how people call the image."""
+    common: Json
+    """Elements that are the same in all of them."""
 
     def observation(self, uuid: str, tracking_uid: str, code: Code, **fields: object) -> Json:
-        study, context = self.request.study, self.context
-        identifiers = [{"system": context.result_system, "value": uuid}]
-        return compact(
-            resourceType="Observation",
-            meta={"security": [AI_ASSERTED]},
+        identifiers = [{"system": self.context.result_system, "value": uuid}]
+        own = compact(
             identifier=identifiers + ([uid_identifier(tracking_uid)] if tracking_uid else []),
-            status="preliminary",
-            category=[coded(OBSERVATION_CATEGORY, category_of(self.request))],
             code=concept(code),
-            subject=subject(study, context),
-            effectiveDateTime=study_datetime(study, context),
-            issued=instant(context.made_at),
-            performer=performers(self.request, self.card, context),
-            device={"reference": device_url(self.request.model)},
-            derivedFrom=[{"reference": imaging_study_url(study)}],
             **fields,
         )
+        return {"resourceType": "Observation", "status": self.status, **self.common, **own}
 
     def absent(self, outcome: Outcome) -> Json:
         reason = coded(DATA_ABSENT, _ABSENT_CODE[outcome])
@@ -124,53 +138,90 @@ def is_electrocardiogram(request: InferenceRequest) -> bool:
 def observations(
     request: InferenceRequest, result: InferenceResult, card: ModelCard, context: EncodingContext
 ) -> tuple[ReportedObservation, ...]:
-    """Every finding, groups after their members, in the order of the result.
+    """What the report names: every finding, groups after their members, in the order of the
+    result.
 
     Where the outcome is not ``assessed``, whatever the model would have answered is listed
-    with its reason for absence, so that no reader takes silence for "nothing found".
+    with its reason for absence, so that no reader takes silence for "nothing found". Of a
+    report that is withdrawn they say that, and have no value any more.
 
     Raises:
         RejectedError: a value is not finite, a unit not UCUM, or a result that was not
             assessed claims an answer.
     """
-    frame = _Frame(request, result, card, context)
+    frame = _frame(request, result, card, context)
+    if frame.status == ENTERED_IN_ERROR:
+        known = _named_identities(request, result, card)
+        return tuple(_withdrawn(frame, uuid, code, named=True) for uuid, code in known.items())
     shared = Counter(finding.tracking_uid for finding in result.findings)
     found = [
         (finding, _observed(frame, finding, number, alone=shared[finding.tracking_uid] == 1))
-        for finding, number in _numbered(result.findings)
+        for finding, number in numbered(result.findings)
     ]
     reported = list(_grouped(frame, found))
     if result.outcome is not Outcome.ASSESSED:
-        answered = {_question(finding) for finding in result.findings}
-        missing = (spec for spec in card.output.findings if _question(spec) not in answered)
-        reported += [_unanswered(frame, spec, n) for spec, n in _numbered(missing)]
+        missing = numbered(unanswered(card, result.findings))
+        reported += [_unanswered(frame, spec, number) for spec, number in missing]
     return tuple(reported)
 
 
-def _question(asked: Finding | FindingSpec) -> tuple[str, ...]:
-    """What is asked: the name, the code and the side, the same in every revision."""
-    side = None if isinstance(asked, ClassFinding) else asked.laterality
-    code = asked.code
-    scheme = code.coding_scheme_designator
-    return (asked.tracking_identifier, scheme, code.code_value, side.code_value if side else "")
+def surplus_observations(
+    request: InferenceRequest,
+    result: InferenceResult,
+    card: ModelCard,
+    context: EncodingContext,
+) -> tuple[ReportedObservation, ...]:
+    """Those of the replaced report that this result has no more: they would stand for ever, as if
+    they were still found, so each is updated to ``entered-in-error``, without its value."""
+    version = context.report
+    earlier = identities(request, version.replaced_findings)
+    if is_replacement(request, version) and version.cause in _ANSWERED_ANEW:
+        # an earlier report may have been without an answer
+        earlier |= identities(request, card.output.findings)
+    current = _named_identities(request, result, card)
+    gone = {uuid: code for uuid, code in earlier.items() if uuid not in current}
+    if not gone:
+        return ()
+    frame = _frame(request, result, card, context)
+    return tuple(_withdrawn(frame, uuid, code, named=False) for uuid, code in gone.items())
 
 
-def _numbered(asked: Iterable[_Asked]) -> list[tuple[_Asked, int]]:
-    """Each with its number among those that ask the same question (several nodules)."""
-    seen: Counter[tuple[str, ...]] = Counter()
-    numbered = []
-    for one in asked:
-        numbered.append((one, seen[_question(one)]))
-        seen[_question(one)] += 1
-    return numbered
+def _named_identities(
+    request: InferenceRequest, result: InferenceResult, card: ModelCard
+) -> dict[str, Code]:
+    """UUID of every Observation that the report of this result names -> its code."""
+    asked = () if result.outcome is Outcome.ASSESSED else unanswered(card, result.findings)
+    return identities(request, result.findings) | identities(request, asked)
 
 
-def _uuid_of(request: InferenceRequest, asked: Finding | FindingSpec, number: int) -> str:
-    return lasting_uuid(request, "Observation", *_question(asked), str(number))
+def _frame(
+    request: InferenceRequest, result: InferenceResult, card: ModelCard, context: EncodingContext
+) -> _Frame:
+    status = report_status(request, result, context)
+    located = any(finding.locations for finding in result.findings)
+    names = image_names(request.study) if located else {}
+    return _Frame(request, result, card, context, status, names, _common(request, card, context))
+
+
+def _common(request: InferenceRequest, card: ModelCard, context: EncodingContext) -> Json:
+    study = request.study
+    return compact(
+        meta={"security": [AI_ASSERTED]},
+        category=[coded(OBSERVATION_CATEGORY, category_of(request))],
+        subject=subject(study, context),
+        effectiveDateTime=study_datetime(study, context),
+        issued=instant(context.made_at),
+        performer=performers(request, card, context),
+        device={"reference": device_url(request.model)},
+        derivedFrom=[{"reference": imaging_study_url(study)}],
+    )
+
+
+# --- answers -----------------------------------------------------------------------------
 
 
 def _observed(frame: _Frame, finding: Finding, number: int, *, alone: bool) -> ReportedObservation:
-    uuid = _uuid_of(frame.request, finding, number)
+    uuid = observation_uuid(frame.request, finding, number)
     note = [{"text": finding.statement}] if finding.statement else None
     resource = frame.observation(
         uuid,
@@ -179,10 +230,10 @@ def _observed(frame: _Frame, finding: Finding, number: int, *, alone: bool) -> R
         note=note,
         bodySite=_body_site(finding.finding_site, finding.laterality),
         method={"text": f"{frame.card.name} {frame.card.version}"},
-        component=_components(finding),
+        component=_components(frame, finding),
         **_answer(frame, finding),
     )
-    return ReportedObservation(uuid, resource, top_level=True)
+    return ReportedObservation(uuid, resource, top_level=True, critical=finding.critical)
 
 
 def _answer(frame: _Frame, finding: Finding) -> Json:
@@ -190,18 +241,35 @@ def _answer(frame: _Frame, finding: Finding) -> Json:
         return {"dataAbsentReason": frame.absent(frame.result.outcome)}
     if frame.result.outcome is not Outcome.ASSESSED:
         raise RejectedError(f"a result that is {frame.result.outcome} answers a question")
+    answer: Json
     if finding.presence is not None:
         code, interpretation = _PRESENCE[finding.presence]
-        judged = [coded(INTERPRETATION, interpretation)]
-        return {"valueCodeableConcept": concept(code), "interpretation": judged}
-    if finding.coded_value is not None:
-        return {"valueCodeableConcept": concept(finding.coded_value)}
-    if finding.value is None or finding.unit is None:
+        answer = {"valueCodeableConcept": concept(code)}
+        judged = [interpretation]
+    elif finding.coded_value is not None:
+        answer, judged = {"valueCodeableConcept": concept(finding.coded_value)}, []
+    elif finding.value is None or finding.unit is None:
         raise RejectedError("a finding has no answer")
-    return {"valueQuantity": quantity(finding.value, finding.unit)}
+    else:
+        answer, judged = {"valueQuantity": quantity(finding.value, finding.unit)}, []
+    judged += [critical_interpretation(finding, frame.card)] if finding.critical else []
+    return answer | compact(interpretation=[coded(INTERPRETATION, code) for code in judged])
 
 
-def _components(finding: Finding) -> list[Json]:
+def critical_interpretation(finding: Finding, card: ModelCard) -> str:
+    """``HH`` or ``LL`` where a rule of the model's says so, otherwise ``AA`` (HL7 v3
+    ObservationInterpretation: critical high, critical low, critical abnormal)."""
+    for rule in card.output.critical:
+        if finding.value is None or not rule.applies(finding):
+            continue
+        if rule.above is not None and finding.value > rule.above:
+            return "HH"
+        if rule.below is not None and finding.value < rule.below:
+            return "LL"
+    return "AA"
+
+
+def _components(frame: _Frame, finding: Finding) -> list[Json]:
     components: list[Json] = []
     if finding.probability is not None:
         value = {"value": finding.probability, "unit": "1", "system": UCUM, "code": "1"}
@@ -209,6 +277,9 @@ def _components(finding: Finding) -> list[Json]:
     if finding.laterality is not None:
         side = concept(finding.laterality)
         components.append({"code": concept(LATERALITY), "valueCodeableConcept": side})
+    for location in finding.locations:
+        words = location_text(location, frame.image_names)
+        components.append({"code": concept(IMAGE_REGION), "valueString": words})
     return components
 
 
@@ -220,7 +291,7 @@ def _body_site(site: Code | None, laterality: Code | None) -> Json | None:
 
 
 def _unanswered(frame: _Frame, spec: FindingSpec, number: int) -> ReportedObservation:
-    uuid = _uuid_of(frame.request, spec, number)
+    uuid = observation_uuid(frame.request, spec, number)
     resource = frame.observation(
         uuid,
         "",
@@ -231,28 +302,38 @@ def _unanswered(frame: _Frame, spec: FindingSpec, number: int) -> ReportedObserv
     return ReportedObservation(uuid, resource, top_level=True)
 
 
+def _withdrawn(frame: _Frame, uuid: str, code: Code, *, named: bool) -> ReportedObservation:
+    version = frame.context.report
+    replaced = f"{WITHDRAWN_NOTE}; the report that replaces it does not have it any more"
+    words = withdrawal(version) if is_withdrawn(version) else replaced
+    resource = frame.observation(
+        uuid, "", code, status=ENTERED_IN_ERROR, note=[{"text": f"{words}."}]
+    )
+    return ReportedObservation(uuid, resource, top_level=named)
+
+
+# --- groups ------------------------------------------------------------------------------
+
+
 def _grouped(
     frame: _Frame, found: list[tuple[Finding, ReportedObservation]]
 ) -> Iterable[ReportedObservation]:
     by_tracking: dict[str, list[tuple[Finding, ReportedObservation]]] = {}
     for pair in found:
         by_tracking.setdefault(pair[0].tracking_uid, []).append(pair)
-    names: Counter[str] = Counter()
     for tracking_uid, pairs in by_tracking.items():
         if len(pairs) == 1:
             yield pairs[0][1]
             continue
-        members = [ReportedObservation(o.uuid, o.resource, top_level=False) for _, o in pairs]
+        members = [replace(observation, top_level=False) for _, observation in pairs]
         yield from members
-        name = pairs[0][0].tracking_identifier
-        uuid = lasting_uuid(frame.request, "Group", name, str(names[name]))
-        names[name] += 1
-        yield _group(frame, uuid, tracking_uid, name, members)
+        yield _group(frame, tracking_uid, pairs[0][0].tracking_identifier, members)
 
 
 def _group(
-    frame: _Frame, uuid: str, tracking_uid: str, name: str, members: list[ReportedObservation]
+    frame: _Frame, tracking_uid: str, name: str, members: list[ReportedObservation]
 ) -> ReportedObservation:
+    uuid = group_uuid(frame.request, tracking_uid)
     named = [{"reference": member.full_url} for member in members]
     group = frame.observation(uuid, tracking_uid, MEASUREMENT_GROUP, hasMember=named)
     group["code"] = concept(MEASUREMENT_GROUP) | {"text": name}

@@ -1,76 +1,67 @@
-"""One result as a FHIR R4 (4.0.1) transaction Bundle.
+"""One version of a report as a FHIR R4 (4.0.1) transaction Bundle.
 
-Device, ImagingStudy, Observation*, DiagnosticReport and Provenance, linked with each other
-and with the DICOM objects of the same result. Sending it again changes nothing: Device and
-ImagingStudy are created only where they are missing (``ifNoneExist``), Observations and the
-report are updated by identifier (``PUT ?identifier=``), the Provenance has an id of its own
-(R4 http, "Transaction").
+Device, ImagingStudy, Observation*, DiagnosticReport, Task, Provenance, and where something is
+critical Flag and CommunicationRequest: linked with each other and with the DICOM objects of the
+same version. Sending it again changes nothing: Device and ImagingStudy are created only where
+they are missing (``ifNoneExist``), Observations, report, Task, Flag and CommunicationRequest are
+updated by identifier (``PUT ?identifier=``), the Provenance has an id of its own (R4 http,
+"Transaction").
 
-A result that replaces an earlier one updates the same report. Its status stays ``preliminary``: R4
-defines ``amended`` as "subsequent to being Final", and many systems release such reports as
-verified, which only a person may do. That it amends an earlier one stands in the conclusion
-and as activity ``UPDATE`` in its Provenance.
+A version that replaces an earlier one updates the same resources: `hub.formats.fhir_status` says
+with which status. Observations that it has no more become ``entered-in-error``. A report that is
+withdrawn says nothing but that (R4 DiagnosticReport, "Status": its text is replaced).
 """
 
 from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import orjson
-from fhir.resources.R4B.bundle import Bundle
-from pydantic import ValidationError
 
-from hub.domain.delivery import Document, DocumentKind
-from hub.domain.identity import derived_uuid
-from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
+from hub.domain.delivery import DICOM_KINDS, Document, DocumentKind
+from hub.domain.finding import Presence
+from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.model_card import ModelCard
-from hub.errors import IntegrityError
-from hub.formats.encoding import (
-    AI_MARK,
-    PRODUCT_NAME,
-    EncodingContext,
-    amendment_statement,
-    check_document_identity,
-    document_uuid,
-    incomplete_statement,
-)
+from hub.formats.encoding import EncodingContext, check_document_identity, document_uuid
+from hub.formats.fhir_checks import check_rules, check_shape
+from hub.formats.fhir_critical import critical_entries, critical_statement
+from hub.formats.fhir_device import device
 from hub.formats.fhir_observations import (
     ReportedObservation,
     is_electrocardiogram,
     observations,
+    surplus_observations,
 )
+from hub.formats.fhir_provenance import practitioner, provenance
 from hub.formats.fhir_resources import (
     AI_ASSERTED,
-    ARTIFICIAL_INTELLIGENCE,
     Json,
     accession,
     coded,
+    coding,
     compact,
     concept,
-    conditional,
-    device,
     device_url,
     imaging_study,
     imaging_study_url,
     instant,
     lasting_uuid,
-    organization,
     performers,
     study_datetime,
     subject,
     uid_identifier,
     urn,
 )
+from hub.formats.fhir_status import headlines, is_withdrawn, mark, report_status, verifier
+from hub.formats.fhir_task import task, task_url
+from hub.formats.fhir_transaction import create, put, update
 
 DIAGNOSTIC_SERVICE = "http://terminology.hl7.org/CodeSystem/v2-0074"
 IMAGING_REPORT = "85430-7"
-PARTICIPANT_TYPE = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
-DATA_OPERATION = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
 
-_DICOM_DOCUMENTS = (DocumentKind.SR, DocumentKind.SEG, DocumentKind.ENCAPSULATED_PDF)
+Related = Mapping[DocumentKind, Document]
 
 
 def encode(
@@ -78,9 +69,9 @@ def encode(
     result: InferenceResult,
     card: ModelCard,
     context: EncodingContext,
-    related: Mapping[DocumentKind, Document],
+    related: Related,
 ) -> Document | None:
-    """The transaction as JSON (UTF-8); every outcome makes one.
+    """The transaction as JSON (UTF-8); every outcome and every version makes one.
 
     ``related`` may hold the PDF, which becomes ``presentedForm``, and the DICOM documents,
     which are referred to by their SOP Instance UIDs.
@@ -89,97 +80,64 @@ def encode(
         IntegrityError: the result is not of this request, or the Bundle is not valid FHIR.
         RejectedError: an answer cannot be expressed (not finite, a unit that is not UCUM).
     """
+    bundle = transaction(request, result, card, context, related)
+    check_shape(bundle)
+    uuid = document_uuid(DocumentKind.FHIR, request, context)
+    return document_of(bundle, DocumentKind.FHIR, uuid, result, related)
+
+
+def transaction(
+    request: InferenceRequest,
+    result: InferenceResult,
+    card: ModelCard,
+    context: EncodingContext,
+    related: Related,
+) -> Json:
+    """The Bundle; its rules are checked (`hub.formats.fhir_checks`), its shape is not yet.
+
+    Raises:
+        IntegrityError, RejectedError: as :func:`encode`.
+    """
     check_document_identity(request, result)
     found = observations(request, result, card, context)
-    dicom = [related[kind].document_id for kind in _DICOM_DOCUMENTS if kind in related]
+    surplus = surplus_observations(request, result, card, context)
     report = _report(request, result, card, context, found=found, related=related)
-    study = request.study
+    report_url, study = urn(_report_uuid(request)), request.study
+    everything = (*found, *surplus)
+    targets = [report_url, *(observation.full_url for observation in everything)]
+    made_from = provenance(request, context, report["identifier"][0], targets, dicom_uids(related))
     entries = [
-        _create(device_url(request.model), device(request, card)),
-        _create(imaging_study_url(study), imaging_study(study, context)),
-        *(_update(observation.full_url, observation.resource) for observation in found),
-        _update(urn(_report_uuid(request)), report),
-        _put(_provenance(request, context, found, dicom)),
+        create(device_url(request.model), device(request, card)),
+        create(imaging_study_url(study), imaging_study(study, context)),
+        *(update(observation.full_url, observation.resource) for observation in everything),
+        update(report_url, report),
+        update(task_url(request), task(request, result, card, context, report_url)),
+        *critical_entries(request, result, card, context, found=found, report_url=report_url),
+        put(made_from),
     ]
-    bundle = {"resourceType": "Bundle", "type": "transaction", "entry": entries}
-    check_bundle(bundle)
+    bundle: Json = {"resourceType": "Bundle", "type": "transaction", "entry": entries}
+    check_rules(bundle)
+    return bundle
+
+
+def document_of(
+    bundle: Json, kind: DocumentKind, document_id: str, result: InferenceResult, related: Related
+) -> Document:
+    """A checked Bundle as a document of kind ``fhir`` or ``fhir_r5``."""
     return Document(
-        document_id=document_uuid(DocumentKind.FHIR, request, context),
-        kind=DocumentKind.FHIR,
-        request_id=request.request_id,
+        document_id=document_id,
+        kind=kind,
+        request_id=result.request_id,
         identity=result.identity,
         content=orjson.dumps(bundle),
-        related_uids=tuple(dicom),
+        related_uids=dicom_uids(related),
     )
 
 
-# --- the last check ----------------------------------------------------------------------
-
-
-def check_bundle(bundle: Json) -> None:
-    """Validate a transaction before it leaves.
-
-    fhir.resources R4B checks the shape of every resource; what it does not see is checked
-    here: references that lead nowhere, and entries that claim the same identity.
-
-    Raises:
-        IntegrityError: names places and rules, never values.
-    """
-    try:
-        Bundle.model_validate(bundle)
-    except ValidationError as error:
-        places = {".".join(str(part) for part in e["loc"]) + f" ({e['type']})" for e in _of(error)}
-        raise IntegrityError(f"not valid FHIR R4: {', '.join(sorted(places))}") from None
-    entries = bundle["entry"]
-    urls = [entry["fullUrl"] for entry in entries]
-    targets = [tuple(entry["request"].items()) for entry in entries]
-    if len(set(urls)) != len(urls) or len(set(targets)) != len(targets):
-        raise IntegrityError("two entries of a FHIR transaction claim the same identity")
-    if not set(urls).issuperset(_references(entries)):
-        raise IntegrityError("a reference in a FHIR transaction leads to no entry")
-
-
-def _of(error: ValidationError) -> list[Any]:
-    # without input and context: both hold the patient's data
-    return list(error.errors(include_url=False, include_context=False, include_input=False))
-
-
-def _references(value: object) -> Iterator[str]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _references(item)
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            if name == "reference" and isinstance(inner, str):
-                yield inner
-            else:
-                yield from _references(inner)
-
-
-# --- entries -----------------------------------------------------------------------------
-
-
-def _create(url: str, resource: Json) -> Json:
-    """Create it unless a resource with its first identifier exists."""
-    method = {
-        "method": "POST",
-        "url": resource["resourceType"],
-        "ifNoneExist": conditional(resource["identifier"][0]),
-    }
-    return {"fullUrl": url, "resource": resource, "request": method}
-
-
-def _update(url: str, resource: Json) -> Json:
-    """Update the resource with its first identifier, or create it."""
-    search = conditional(resource["identifier"][0])
-    method = {"method": "PUT", "url": f"{resource['resourceType']}?{search}"}
-    return {"fullUrl": url, "resource": resource, "request": method}
-
-
-def _put(resource: Json) -> Json:
-    """Put it at the id that it has: Provenance cannot be found by an identifier in R4."""
-    method = {"method": "PUT", "url": f"{resource['resourceType']}/{resource['id']}"}
-    return {"fullUrl": urn(resource["id"]), "resource": resource, "request": method}
+def dicom_uids(related: Related) -> tuple[str, ...]:
+    """SOP Instance UIDs of the DICOM objects of the same version, in the order of their kinds."""
+    kinds = [kind for kind in DocumentKind if kind in DICOM_KINDS and kind in related]
+    return tuple(related[kind].document_id for kind in kinds)
 
 
 # --- the report --------------------------------------------------------------------------
@@ -196,30 +154,39 @@ def _report(
     context: EncodingContext,
     *,
     found: tuple[ReportedObservation, ...],
-    related: Mapping[DocumentKind, Document],
+    related: Related,
 ) -> Json:
     study = request.study
-    identifiers = [{"system": context.result_system, "value": _report_uuid(request)}]
-    if DocumentKind.SR in related:
-        identifiers.append(uid_identifier(related[DocumentKind.SR].document_id))
+    person = verifier(context)
     order = accession(study, context)
     return compact(
         resourceType="DiagnosticReport",
         meta={"security": [AI_ASSERTED]},
-        identifier=identifiers,
+        identifier=list(_identifiers(request, context, related)),
         basedOn=[{"type": "ServiceRequest", "identifier": order}] if order else None,
-        status="preliminary",
+        status=report_status(request, result, context),
         category=_category(request),
         code=concept(card.procedure.report_code),
         subject=subject(study, context),
         effectiveDateTime=study_datetime(study, context),
         issued=instant(context.made_at),
         performer=performers(request, card, context),
+        resultsInterpreter=[practitioner(person)] if person else None,
         result=[{"reference": o.full_url} for o in found if o.top_level],
         imagingStudy=[{"reference": imaging_study_url(study)}],
-        conclusion=conclusion(request, result, card),
+        conclusion=conclusion(request, result, card, context),
+        conclusionCode=_conclusion_codes(result, context),
         presentedForm=_presented_form(card, context, related),
     )
+
+
+def _identifiers(
+    request: InferenceRequest, context: EncodingContext, related: Related
+) -> Iterable[Json]:
+    yield {"system": context.result_system, "value": _report_uuid(request)}
+    for kind in (DocumentKind.SR, DocumentKind.SR_3D):
+        if kind in related:
+            yield uid_identifier(related[kind].document_id)
 
 
 def _category(request: InferenceRequest) -> list[Json]:
@@ -229,25 +196,31 @@ def _category(request: InferenceRequest) -> list[Json]:
     return [radiology, coded("http://loinc.org", IMAGING_REPORT)]
 
 
-def conclusion(request: InferenceRequest, result: InferenceResult, card: ModelCard) -> str:
-    """The report in sentences: that it is an AI's and unverified, what it replaces, what could
-    not be assessed and why, and what the model says."""
-    sentences = [f"{AI_MARK}.", f"{card.procedure.title} by {card.name} {card.version}."]
-    said = (amendment_statement(request), incomplete_statement(request))
-    sentences += [f"{statement}." for statement in said if statement]
-    reasons = "; ".join(reason.rstrip(".") for reason in result.reasons)
-    if result.outcome is Outcome.NOT_ASSESSABLE:
-        sentences.append(f"NOT ASSESSABLE: {reasons}.")
-    if result.outcome is Outcome.UNSUITABLE:
-        sentences.append(f"NOT ANALYSED, outside the model's intended use: {reasons}.")
-    sentences += dict.fromkeys(f.statement for f in result.findings if f.statement)
-    sentences += [f"Warning: {warning.rstrip('.')}." for warning in result.warnings]
-    return "\n".join(sentences)
+def conclusion(
+    request: InferenceRequest, result: InferenceResult, card: ModelCard, context: EncodingContext
+) -> str:
+    """The report in sentences: that it is an AI's and who verified it, that it is withdrawn or
+    what it replaces, what could not be assessed and why, what is critical, and what the model
+    says."""
+    sentences = [mark(context), f"{card.procedure.title} by {card.name} {card.version}"]
+    sentences += headlines(request, result, context)
+    if not is_withdrawn(context.report):
+        sentences.append(critical_statement(result))
+        sentences += [f.statement for f in result.findings]
+        sentences += [f"Warning: {warning}" for warning in result.warnings]
+    full = dict.fromkeys(f"{sentence.rstrip('.')}." for sentence in sentences if sentence)
+    return "\n".join(full)
 
 
-def _presented_form(
-    card: ModelCard, context: EncodingContext, related: Mapping[DocumentKind, Document]
-) -> list[Json]:
+def _conclusion_codes(result: InferenceResult, context: EncodingContext) -> list[Json]:
+    """What was found to be present, coded; nothing of a report that is withdrawn."""
+    if is_withdrawn(context.report):
+        return []
+    present = (f.code for f in result.findings if f.presence is Presence.PRESENT)
+    return [{"coding": [coding(code)]} for code in dict.fromkeys(present)]
+
+
+def _presented_form(card: ModelCard, context: EncodingContext, related: Related) -> list[Json]:
     page = related.get(DocumentKind.PDF)
     if page is None:
         return []
@@ -263,48 +236,3 @@ def _presented_form(
             "creation": instant(context.made_at),
         }
     ]
-
-
-# --- provenance --------------------------------------------------------------------------
-
-
-def _provenance(
-    request: InferenceRequest,
-    context: EncodingContext,
-    found: tuple[ReportedObservation, ...],
-    dicom_uids: list[str],
-) -> Json:
-    """Who made these resources, from what (HL7 AI Transparency, AI-Provenance)."""
-    made = [{"reference": urn(_report_uuid(request))}]
-    made += [{"reference": observation.full_url} for observation in found]
-    objects = [{"identifier": uid_identifier(uid)} for uid in dicom_uids]
-    used = [{"identifier": uid_identifier(series.series_instance_uid)} for series in request.series]
-    sources = [{"reference": imaging_study_url(request.study)}, *used]
-    document = document_uuid(DocumentKind.FHIR, request, context)
-    activity = "CREATE" if request.amends_revision is None else "UPDATE"
-    return compact(
-        resourceType="Provenance",
-        id=str(derived_uuid("fhir", "Provenance", document)),
-        target=made + objects,
-        recorded=instant(context.made_at),
-        reason=[{"coding": [AI_ASSERTED]}],
-        activity=coded(DATA_OPERATION, activity),
-        agent=_agents(request, context),
-        entity=[{"role": "source", "what": source} for source in sources],
-    )
-
-
-def _agents(request: InferenceRequest, context: EncodingContext) -> list[Json]:
-    hub = {"type": "Device", "display": f"{PRODUCT_NAME} {context.software_version}"}
-    return [
-        {
-            "type": coded(PARTICIPANT_TYPE, "performer", "Performer"),
-            "role": [{"coding": [ARTIFICIAL_INTELLIGENCE]}],
-            "who": {"reference": device_url(request.model)},
-            "onBehalfOf": organization(context),
-        },
-        {"type": coded(PARTICIPANT_TYPE, "assembler", "Assembler"), "who": hub},
-    ]
-
-
-__all__ = ["check_bundle", "conclusion", "encode"]

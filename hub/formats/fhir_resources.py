@@ -1,8 +1,8 @@
 """FHIR R4 (4.0.1) building blocks: data types, references, and the resources that are not the
-report itself (Device, ImagingStudy).
+report itself (ImagingStudy).
 
-Everything is a plain JSON object; ``hub.formats.fhir_report`` validates the whole Bundle with
-fhir.resources before it leaves.
+Everything is a plain JSON object; ``hub.formats.fhir_checks`` checks the whole Bundle before it
+leaves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ DATA_ABSENT_REASON = "http://hl7.org/fhir/StructureDefinition/data-absent-reason
 ALTERNATE_REFERENCE = "http://hl7.org/fhir/StructureDefinition/alternate-reference"
 MODEL_SYSTEM = "urn:caidx:models"
 
-_GTIN_LENGTH = 14
 _DATE = {8: "%Y%m%d"}
 _TIMES = {4: "%H%M", 6: "%H%M%S"}
 _OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
@@ -224,37 +223,6 @@ def _zone(study: Study, context: EncodingContext) -> tzinfo:
 
 
 # --- resources ---------------------------------------------------------------------------
-
-
-def device(request: InferenceRequest, card: ModelCard) -> Json:
-    """The model as a Device: one per version and per package, and nothing of any patient."""
-    return compact(
-        resourceType="Device",
-        identifier=[
-            uid_identifier(device_uid(request.model)),
-            {"system": MODEL_SYSTEM, "value": str(request.model)},
-        ],
-        udiCarrier=_udi(card),
-        status="active",
-        manufacturer=card.vendor.name,
-        deviceName=[
-            {"name": card.name, "type": "user-friendly-name"},
-            {"name": card.id, "type": "model-name"},
-        ],
-        type={"coding": [ARTIFICIAL_INTELLIGENCE], "text": "Artificial intelligence"},
-        version=[{"value": card.version}],
-        note=[{"text": text} for text in (card.description, card.intended_use.purpose) if text],
-    )
-
-
-def _udi(card: ModelCard) -> list[Json]:
-    udi = card.regulation.udi_di
-    if not udi:
-        return []
-    if udi.isdigit() and len(udi) == _GTIN_LENGTH:
-        gs1 = "http://hl7.org/fhir/NamingSystem/gs1-di"
-        return [{"deviceIdentifier": udi, "issuer": gs1, "carrierHRF": f"(01){udi}"}]
-    return [{"deviceIdentifier": udi}]
 
 
 def imaging_study(study: Study, context: EncodingContext) -> Json:

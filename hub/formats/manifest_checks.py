@@ -9,12 +9,8 @@ from pathlib import PurePosixPath
 
 from hub.domain.model_card import (
     Artefact,
-    ClassFinding,
     ImageInput,
     ModelCard,
-    PresenceFinding,
-    ScalarFinding,
-    SegmentSpec,
     TensorBinding,
     VolumeInput,
     WaveformInput,
@@ -22,7 +18,6 @@ from hub.domain.model_card import (
 from hub.domain.model_steps import (
     Clip,
     CropOrPad,
-    EcgIntervals,
     Monochrome2,
     Normalise,
     PreprocessingStep,
@@ -37,18 +32,12 @@ from hub.domain.model_steps import (
     TakeSeconds,
     Window,
 )
-
-Path = tuple[str | int, ...]
-Fault = tuple[Path, str]
+from hub.formats.manifest_output import SINGLE, Fault, Path, data_axes, is_rgb, output_faults
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
-_REFERENCE = re.compile(r"[^\[\]]+(\[\d+\])?")
 _PYTHON_ARTEFACT = re.compile(r"python:[A-Za-z_]\w*/(?P<path>.+)")
-SINGLE = "1"
-"""In ``axes``: an axis of one element."""
-_MAXIMUM_LABEL = 255
 _MOST_PRIORS = 20
 
 _PIXEL_STEPS = (Rescale, Monochrome2, Present, Resample, Resize, CropOrPad)
@@ -71,7 +60,7 @@ def card_faults(card: ModelCard) -> Iterator[Fault]:
     for index, step in enumerate(card.preprocessing):
         yield from _step(card, step, ("preprocessing", index))
     yield from _runtime(card)
-    yield from _output(card)
+    yield from output_faults(card)
 
 
 def _is_below_one(frame: str | int) -> bool:
@@ -147,7 +136,7 @@ def _step(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault]
         yield at, f"{step.kind} needs a volume"
     elif isinstance(step, _IMAGE_STEPS) and not isinstance(card.input, ImageInput):
         yield at, f"{step.kind} needs an image"
-    elif isinstance(step, _GREY_STEPS) and _is_rgb(card):
+    elif isinstance(step, _GREY_STEPS) and is_rgb(card):
         yield at, f"{step.kind} works on grey-scale, the input is rgb"
     else:
         yield from _order(card, step, at)
@@ -166,10 +155,6 @@ def _order(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault
         yield at, "present inverts MONOCHROME1 already"
     if isinstance(step, SelectLead) and any(isinstance(s, SelectLead) for s in before):
         yield at, "a lead is already selected"
-
-
-def _is_rgb(card: ModelCard) -> bool:
-    return isinstance(card.input, ImageInput) and card.input.colour == "rgb"
 
 
 def _numbers(card: ModelCard, step: PreprocessingStep, at: Path) -> Iterator[Fault]:
@@ -250,96 +235,3 @@ def _binding(card: ModelCard, binding: TensorBinding, at: Path) -> Iterator[Faul
             yield (*at, "axes"), f"must name {', '.join(wanted)} once each, and 1 for added axes"
     elif (binding.feed == "frequency_hz") != isinstance(card.input, WaveformInput):
         yield (*at, "feed"), f"{binding.feed} does not exist for the input {card.input.kind}"
-
-
-def data_axes(card: ModelCard) -> tuple[str, ...]:
-    """The axes of the preprocessed data, in order."""
-    if isinstance(card.input, VolumeInput):
-        return ("slice", "row", "column")
-    if isinstance(card.input, ImageInput):
-        return ("row", "column", "channel")[: 3 if _is_rgb(card) else 2]
-    selected = any(isinstance(step, SelectLead) for step in card.preprocessing)
-    return ("sample",) if selected else ("lead", "sample")
-
-
-# --- output ------------------------------------------------------------------------------
-
-
-def _output(card: ModelCard) -> Iterator[Fault]:
-    output = card.output
-    if not output.findings:
-        yield ("output", "findings"), "must name at least one finding"
-    yield from _region(card)
-    numbers = {segment.number for segment in output.region.segments} if output.region else set()
-    for index, spec in enumerate(output.findings):
-        at: Path = ("output", "findings", index)
-        if isinstance(spec, ClassFinding):
-            yield from _class(spec, at)
-            continue
-        for position, number in enumerate(spec.segments):
-            if number not in numbers:
-                yield (*at, "segments", position), f"there is no segment {number}"
-        yield from _measured(spec, at)
-    for index, rule in enumerate(output.not_assessable):
-        where: Path = ("output", "not_assessable", index)
-        if not _REFERENCE.fullmatch(rule.output):
-            yield (*where, "output"), "must be name or name[index]"
-        if not rule.reason.strip():
-            yield (*where, "reason"), "must not be empty"
-    for index, step in enumerate(output.postprocessing):
-        if isinstance(step, EcgIntervals) and step.frequency_hz <= 0:
-            yield ("output", "postprocessing", index, "frequency_hz"), "must be above 0"
-
-
-def _class(spec: ClassFinding, at: Path) -> Iterator[Fault]:
-    if not spec.classes:
-        yield (*at, "classes"), "must name at least one class"
-    if not 0 <= spec.minimum_probability <= 1:
-        yield (*at, "minimum_probability"), "must lie between 0 and 1"
-
-
-def _measured(spec: ScalarFinding | PresenceFinding, at: Path) -> Iterator[Fault]:
-    if not _REFERENCE.fullmatch(spec.output):
-        yield (*at, "output"), "must be name or name[index]"
-    if isinstance(spec, ScalarFinding):
-        if spec.valid_range is not None and spec.valid_range[0] >= spec.valid_range[1]:
-            yield (*at, "valid_range"), "must be a lower and a higher number"
-        if not 0 <= spec.decimals <= 10:  # noqa: PLR2004 - more than any instrument has
-            yield (*at, "decimals"), "must lie between 0 and 10"
-        return
-    if not 0 < spec.threshold <= 1:
-        yield (*at, "threshold"), "must lie between 0 and 1"
-    lower = spec.indeterminate_below
-    if lower is not None and not 0 <= lower < spec.threshold:
-        yield (*at, "indeterminate_below"), "must lie between 0 and the threshold"
-
-
-def _region(card: ModelCard) -> Iterator[Fault]:
-    region = card.output.region
-    if region is None:
-        return
-    at: Path = ("output", "region")
-    if isinstance(card.input, WaveformInput):
-        yield at, "a waveform has no label map"
-        return
-    wanted = tuple(axis for axis in data_axes(card) if axis != "channel")
-    named = [token for token in region.axes.split() if token != SINGLE]
-    if sorted(named) != sorted(wanted):
-        yield (*at, "axes"), f"must name {', '.join(wanted)} once each, and 1 for other axes"
-    numbers = [segment.number for segment in region.segments]
-    if not numbers:
-        yield (*at, "segments"), "must name at least one segment"
-    for index, segment in enumerate(region.segments):
-        where = (*at, "segments", index)
-        if numbers.index(segment.number) != index:
-            yield (*where, "number"), "another segment has this number"
-        yield from _segment(segment, where)
-
-
-def _segment(segment: SegmentSpec, at: Path) -> Iterator[Fault]:
-    if not 1 <= segment.number <= _MAXIMUM_LABEL:
-        yield (*at, "number"), f"must lie between 1 and {_MAXIMUM_LABEL}"
-    if any(not 1 <= value <= _MAXIMUM_LABEL for value in segment.includes):
-        yield (*at, "includes"), f"must lie between 1 and {_MAXIMUM_LABEL}"
-    if any(not 0 <= value <= 255 for value in segment.recommended_display_rgb):  # noqa: PLR2004
-        yield (*at, "recommended_display_rgb"), "must be three numbers from 0 to 255"

@@ -26,6 +26,7 @@ from hub.domain.study import Completeness, Instance, Location, Series, Study, St
 from hub.formats.ct_phantom import chest_phantom
 from hub.formats.dicom_header import instance_from_header, scan_header
 from hub.formats.encoding import Encoder, EncodingContext
+from hub.formats.invariants import check_documents, check_result
 from hub.formats.part10 import split_part10
 
 _SIZE = 64
@@ -47,6 +48,8 @@ def rehearse(
         document = encode(request, result, card, context, made)
         if document is not None:
             made[kind] = document
+    check_result(request, result, card)
+    check_documents(request, made.values())
     return made
 
 

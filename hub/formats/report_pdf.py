@@ -18,17 +18,23 @@ from hub.formats.dicom_object import (
     SEGMENTATION_STORAGE,
     code_dataset,
     dicom_document,
-    document_title,
     local_time,
     object_header,
 )
 from hub.formats.encoding import EncodingContext, check_document_identity, document_uuid
+from hub.formats.parametric_map import PARAMETRIC_MAP_STORAGE
 from hub.formats.report_page import render
+from hub.formats.report_state import verifier
+from hub.formats.seg_labelmap import LABEL_MAP_SEGMENTATION_STORAGE
 from hub.formats.sr_content import referenced_sop
 
 _REFERENCED = {
     DocumentKind.SR: COMPREHENSIVE_3D_SR_STORAGE,
+    DocumentKind.SR_3D: COMPREHENSIVE_3D_SR_STORAGE,
     DocumentKind.SEG: SEGMENTATION_STORAGE,
+    DocumentKind.SEG_FRACTIONAL: SEGMENTATION_STORAGE,
+    DocumentKind.SEG_LABELMAP: LABEL_MAP_SEGMENTATION_STORAGE,
+    DocumentKind.PARAMETRIC_MAP: PARAMETRIC_MAP_STORAGE,
 }
 
 
@@ -83,8 +89,10 @@ def encode_dicom(
         request=request,
         card=card,
         context=context,
+        result=result,
     )
-    _add_document_modules(header, card, len(pdf.content))
+    _add_document_modules(header, card, context, len(pdf.content))
+    header.DocumentTitle = header.SeriesDescription
     bulk = {
         0x00420011: write.element(0x00420011, "OB", pdf.content),
         0x00420013: _source_instances(request, related),
@@ -93,14 +101,16 @@ def encode_dicom(
     return dicom_document(DocumentKind.ENCAPSULATED_PDF, request, header, bulk, named)
 
 
-def _add_document_modules(header: Dataset, card: ModelCard, length: int) -> None:
-    """SC Equipment and Encapsulated Document modules (PS3.3 C.8.6.1, C.24.2)."""
+def _add_document_modules(
+    header: Dataset, card: ModelCard, context: EncodingContext, length: int
+) -> None:
+    """SC Equipment and Encapsulated Document modules (PS3.3 C.8.6.1, C.24.2). The module has no
+    place for the verifier nor for a predecessor: both stand on the page."""
     header.ConversionType = "WSD"
     header.AcquisitionDateTime = ""
     header.BurnedInAnnotation = "YES"
-    header.DocumentTitle = document_title(card)
     header.ConceptNameCodeSequence = Sequence([code_dataset(card.procedure.report_code)])
-    header.VerificationFlag = "UNVERIFIED"
+    header.VerificationFlag = "UNVERIFIED" if verifier(context.report) is None else "VERIFIED"
     header.MIMETypeOfEncapsulatedDocument = "application/pdf"
     header.EncapsulatedDocumentLength = length
 

@@ -25,7 +25,12 @@ HAIRLINE = HexColor("#d5dbe3")
 PANEL = HexColor("#f4f6f9")
 MARK = HexColor("#b3400c")
 """The colour of the AI mark and of every answer that is no answer."""
+WITHDRAWN = HexColor("#b00020")
+"""The colour of what must not be used, and of what a person has to know at once."""
+VERIFIED = HexColor("#0b6b4f")
+WATERMARK = HexColor("#f6c9cf")
 WHITE = HexColor("#ffffff")
+CRITICAL_PANEL = HexColor("#fde7ea")
 ALERT_PANEL = HexColor("#fdf0e9")
 
 REGULAR, BOLD = "CaidxReport", "CaidxReport-Bold"
@@ -73,4 +78,5 @@ CELL_RIGHT = _style("cell-right", 11, fontName=BOLD, alignment=TA_RIGHT)
 CELL_PLAIN_RIGHT = _style("cell-plain-right", 9.6, alignment=TA_RIGHT)
 CELL_ALERT = _style("cell-alert", 10, fontName=BOLD, alignment=TA_RIGHT, textColor=MARK)
 ALERT_TITLE = _style("alert-title", 16, fontName=BOLD, textColor=MARK, leading=20)
+CRITICAL_TITLE = _style("critical", 14, fontName=BOLD, textColor=WITHDRAWN, leading=18)
 ALERT_TEXT = _style("alert-text", 10.2, leading=14)

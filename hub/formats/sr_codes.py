@@ -13,12 +13,17 @@ def _dcm(value: str, meaning: str) -> Code:
     return Code(value, "DCM", meaning)
 
 
-# TID 1500, 1204, 1002, 1004
+# TID 1500, 1204, 1002, 1003, 1004
 IMAGING_MEASUREMENT_REPORT = _dcm("126000", "Imaging Measurement Report")
 LANGUAGE = _dcm("121049", "Language of Content Item and Descendants")
 ENGLISH = Code("en", "RFC5646", "English")
 OBSERVER_TYPE = _dcm("121005", "Observer Type")
 DEVICE = _dcm("121007", "Device")
+PERSON = _dcm("121006", "Person")
+PERSON_OBSERVER_NAME = _dcm("121008", "Person Observer Name")
+PERSON_OBSERVER_ORGANIZATION_NAME = _dcm("121009", "Person Observer's Organization Name")
+PERSON_OBSERVER_ROLE_IN_PROCEDURE = _dcm("121011", "Person Observer's Role in this Procedure")
+VERIFYING = _dcm("121098", "Verifying")
 DEVICE_OBSERVER_UID = _dcm("121012", "Device Observer UID")
 DEVICE_OBSERVER_NAME = _dcm("121013", "Device Observer Name")
 DEVICE_OBSERVER_MANUFACTURER = _dcm("121014", "Device Observer Manufacturer")
@@ -55,13 +60,15 @@ MILLIMETER = Code("mm", "UCUM", "mm")
 PIXELS = Code("{pixels}", "UCUM", "Pixels")
 NO_UNITS = Code("1", "UCUM", "no units")
 
-# TID 1411, 1501, 300, 320, 321, 4019
+# TID 1410, 1411, 1501, 300, 320, 321, 4019
 MEASUREMENT_GROUP = _dcm("125007", "Measurement Group")
 TRACKING_IDENTIFIER = _dcm("112039", "Tracking Identifier")
 TRACKING_UNIQUE_IDENTIFIER = _dcm("112040", "Tracking Unique Identifier")
 FINDING = _dcm("121071", "Finding")
 FINDING_SITE = Code("363698007", "SCT", "Finding Site")
 LATERALITY = Code("272741003", "SCT", "Laterality")
+IMAGE_REGION = _dcm("111030", "Image Region")
+VOLUME_SURFACE = _dcm("121231", "Volume Surface")
 REFERENCED_SEGMENT = _dcm("121191", "Referenced Segment")
 SOURCE_IMAGE_FOR_SEGMENTATION = _dcm("121233", "Source image for segmentation")
 SOURCE_SERIES_FOR_SEGMENTATION = _dcm("121232", "Source series for segmentation")
@@ -74,7 +81,24 @@ ALGORITHM_MANUFACTURER = _dcm("122405", "Algorithm Manufacturer")
 ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")
 COMMENT = _dcm("121106", "Comment")
 
+YES = Code("373066001", "SCT", "Yes")
+
+SEGMENTATION = _dcm("113076", "Segmentation")
+PARAMETRIC_MAP = Code("parametric-map", "99CAIDX", "Parametric map")
+KEY_IMAGES = _dcm("121180", "Key Images")
+
+# TID 2010
+KEY_OBJECT_DESCRIPTION = _dcm("113012", "Key Object Description")
+OF_INTEREST = _dcm("113000", "Of Interest")
+REJECTED_FOR_QUALITY_REASONS = _dcm("113001", "Rejected for Quality Reasons")
+REJECTED_FOR_PATIENT_SAFETY_REASONS = _dcm("113037", "Rejected for Patient Safety Reasons")
+
 # The hub's own
+AI_RESULT = Code("ai-result", "99CAIDX", "AI result")
+AI_RESULT_WITHDRAWN = Code("ai-result-withdrawn", "99CAIDX", "AI result WITHDRAWN: do not use")
+CRITICAL_FINDING = Code("critical-finding", "99CAIDX", "Critical finding")
+WITHDRAWN = Code("withdrawn", "99CAIDX", "Withdrawn: must not be used")
+OBJECTS_OF_RESULT = Code("ai-objects", "99CAIDX", "Objects of the AI result")
 REASON = Code("ai-reason", "99CAIDX", "Reason for the outcome")
 WARNING = Code("ai-warning", "99CAIDX", "Limitation of the result")
 

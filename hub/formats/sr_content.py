@@ -15,6 +15,8 @@ from hub.domain.coding import Code
 from hub.errors import RejectedError
 from hub.formats import dicom_writer as write
 
+_SOURCE = Code("260753009", "SCT", "Source")
+
 
 class Relationship(StrEnum):
     """(0040,A010) Relationship Type."""
@@ -25,6 +27,7 @@ class Relationship(StrEnum):
     HAS_OBS_CONTEXT = "HAS OBS CONTEXT"
     HAS_PROPERTIES = "HAS PROPERTIES"
     INFERRED_FROM = "INFERRED FROM"
+    SELECTED_FROM = "SELECTED FROM"
 
 
 def content_sequence(children: Sequence[bytes]) -> bytes:
@@ -41,12 +44,9 @@ def template(identifier: str) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _head(relationship: Relationship, value_type: str, name: Code) -> bytes:
-    return (
-        write.text(0x0040A010, "CS", relationship)
-        + write.text(0x0040A040, "CS", value_type)
-        + write.code(0x0040A043, name)
-    )
+def _head(relationship: Relationship, value_type: str, name: Code | None) -> bytes:
+    kind = write.text(0x0040A010, "CS", relationship) + write.text(0x0040A040, "CS", value_type)
+    return kind + (write.code(0x0040A043, name) if name is not None else b"")
 
 
 def container(name: Code, children: Sequence[bytes], template_identifier: str = "") -> bytes:
@@ -69,6 +69,11 @@ def code(
 def text(relationship: Relationship, name: Code, value: str) -> bytes:
     """Unlimited text; surrounding white space is not significant (PS3.5 section 6.2)."""
     return _head(relationship, "TEXT", name) + write.text(0x0040A160, "UT", value.strip())
+
+
+def person_name(relationship: Relationship, name: Code, value: str) -> bytes:
+    """A PNAME; ``value`` is a DICOM person name (PS3.5 section 6.2.1)."""
+    return _head(relationship, "PNAME", name) + write.text(0x0040A123, "PN", value)
 
 
 def uid_reference(relationship: Relationship, name: Code, value: str) -> bytes:
@@ -96,14 +101,44 @@ def number(
 
 def reference(
     relationship: Relationship,
-    name: Code,
+    name: Code | None,
     value_type: str,
     sop: bytes,
     children: Sequence[bytes] = (),
 ) -> bytes:
-    """IMAGE, WAVEFORM or COMPOSITE; ``sop`` is made by :func:`referenced_sop`."""
+    """IMAGE, WAVEFORM or COMPOSITE, with a purpose where the template has one; ``sop`` is made by
+    :func:`referenced_sop`."""
     referenced = write.sequence(0x00081199, [sop])
     return referenced + _head(relationship, value_type, name) + content_sequence(children)
+
+
+def coordinates(
+    name: Code, graphic_type: str, points: Iterable[tuple[float, ...]], source: bytes
+) -> bytes:
+    """A SCOORD that its parent CONTAINS; (column, row) pairs on the image ``source``, which is
+    made by :func:`referenced_sop` (PS3.3 C.18.6)."""
+    image = reference(Relationship.SELECTED_FROM, _SOURCE, "IMAGE", source)
+    return (
+        _head(Relationship.CONTAINS, "SCOORD", name)
+        + content_sequence([image])
+        + write.floats(0x00700022, *(number for point in points for number in point))
+        + write.text(0x00700023, "CS", graphic_type)
+    )
+
+
+def coordinates_in_space(
+    name: Code,
+    graphic_type: str,
+    points: Iterable[tuple[float, ...]],
+    frame_of_reference_uid: str,
+) -> bytes:
+    """A SCOORD3D that its parent CONTAINS; (x, y, z) in mm (PS3.3 C.18.9)."""
+    return (
+        _head(Relationship.CONTAINS, "SCOORD3D", name)
+        + write.floats(0x00700022, *(number for point in points for number in point))
+        + write.text(0x00700023, "CS", graphic_type)
+        + write.text(0x30060024, "UI", frame_of_reference_uid)
+    )
 
 
 def referenced_sop(

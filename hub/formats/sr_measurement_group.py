@@ -1,4 +1,4 @@
-"""Measurement groups: findings that share a tracking UID (PS3.16 TID 1411 and TID 1501).
+"""Measurement groups: findings that share a tracking UID (PS3.16 TID 1410, 1411 and 1501).
 
 A finding that is absent, indeterminate or not assessable is never written as the group's
 Finding (121071), which displays show on its own: it is only ever an evaluation, that is a
@@ -7,28 +7,31 @@ question together with its answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from hub.domain.coding import Code
-from hub.domain.finding import Evidence, Finding, Presence, Region
+from hub.domain.finding import Evidence, Finding, ImageLocation, Presence, Region
 from hub.domain.identity import derived_uid
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.model_card import ModelCard
 from hub.domain.study import Instance
 from hub.formats import sr_codes
 from hub.formats import sr_content as sr
-from hub.formats.dicom_object import SEGMENTATION_STORAGE
 from hub.formats.encoding import OUTCOME_CODES, OUTCOME_CONCEPT, PRESENCE_CODES
+from hub.formats.related_objects import RelatedObject
 from hub.formats.source_dataset import is_image, is_waveform
 from hub.formats.sr_content import Relationship
+from hub.formats.sr_locations import Space, is_volume, single_graphics
+
+_NO_PLACE = "Its location is not told: the image has no place in the space of the patient."
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentationReference:
     """The SEG object that holds the result's region."""
 
-    sop_instance_uid: str
+    segmentation: RelatedObject
     region: Region
 
 
@@ -36,29 +39,76 @@ class SegmentationReference:
 class _Sources:
     """Where the groups of one report point to."""
 
-    instances: dict[str, Instance]
-    """By SOP Instance UID."""
+    space: Space
     segmentation: SegmentationReference | None
+
+    @property
+    def instances(self) -> Mapping[str, Instance]:
+        """By SOP Instance UID."""
+        return self.space.instances
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One group of those that share a tracking UID."""
+
+    findings: tuple[Finding, ...]
+    """What is answered there; none where it only says where else the same thing lies."""
+    graphics: tuple[ImageLocation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementGroup:
+    """One group as a content item."""
+
+    item: bytes = field(repr=False)
+    is_located: bool
+    """It has a graphic on an image, or in space."""
 
 
 def measurement_groups(
     request: InferenceRequest,
     result: InferenceResult,
     card: ModelCard,
+    space: Space,
     segmentation: SegmentationReference | None,
-) -> list[bytes]:
-    """One group for each tracking UID, in the order of the findings.
+) -> list[MeasurementGroup]:
+    """The groups of each tracking UID, in the order of the findings.
 
     A result without findings gets a group that says how it ended, so that no reader meets
     an empty list and takes it for "nothing found".
     """
-    sources = _Sources({i.sop_instance_uid: i for i in request.study.instances}, segmentation)
+    sources = _Sources(space, segmentation)
     algorithm = algorithm_identification(request, card)
     by_tracking_uid: dict[str, list[Finding]] = {}
     for finding in result.findings:
         by_tracking_uid.setdefault(finding.tracking_uid, []).append(finding)
-    groups = [_group(findings, algorithm, sources) for findings in by_tracking_uid.values()]
-    return groups or [_outcome_group(request, result, algorithm)]
+    groups = [
+        _group(part, findings, algorithm, sources)
+        for findings in by_tracking_uid.values()
+        for part in _parts(findings)
+    ]
+    answer = OUTCOME_CODES[result.outcome]
+    return groups or [outcome_group(request, card, answer, result.reasons)]
+
+
+def _parts(findings: Sequence[Finding]) -> Iterator[_Part]:
+    """Findings that lie at the same places go together; those that lie nowhere go with the first.
+
+    Areas on several images are one group, the outline of a volume (TID 1411). Of other graphics
+    each has a group of its own (TID 1410), the first with the answers.
+    """
+    first = next((f.locations for f in findings if f.locations), ())
+    by_places: dict[tuple[ImageLocation, ...], list[Finding]] = {}
+    for finding in findings:
+        by_places.setdefault(finding.locations or first, []).append(finding)
+    for locations, members in by_places.items():
+        graphics = single_graphics(locations)
+        if not graphics or is_volume(graphics):
+            yield _Part(tuple(members), tuple(graphics))
+            continue
+        yield _Part(tuple(members), (graphics[0],))
+        yield from (_Part((), (graphic,)) for graphic in graphics[1:])
 
 
 def algorithm_identification(request: InferenceRequest, card: ModelCard) -> list[bytes]:
@@ -73,21 +123,22 @@ def algorithm_identification(request: InferenceRequest, card: ModelCard) -> list
     ]
 
 
-def _outcome_group(
-    request: InferenceRequest, result: InferenceResult, algorithm: list[bytes]
-) -> bytes:
+def outcome_group(
+    request: InferenceRequest, card: ModelCard, answer: Code, reasons: Sequence[str]
+) -> MeasurementGroup:
+    """A group that says why there is nothing else."""
     tracking_uid = derived_uid("outcome", request.request_id)
-    answer = OUTCOME_CODES[result.outcome]
-    return sr.container(
+    item = sr.container(
         sr_codes.MEASUREMENT_GROUP,
         [
             *_tracking("AI analysis", tracking_uid),
-            *algorithm,
+            *algorithm_identification(request, card),
             sr.code(Relationship.CONTAINS, OUTCOME_CONCEPT, answer),
-            *(sr.text(Relationship.CONTAINS, sr_codes.REASON, text) for text in result.reasons),
+            *(sr.text(Relationship.CONTAINS, sr_codes.REASON, text) for text in reasons),
         ],
         "1501",
     )
+    return MeasurementGroup(item, is_located=False)
 
 
 def _tracking(identifier: str, uid: str) -> list[bytes]:
@@ -99,29 +150,72 @@ def _tracking(identifier: str, uid: str) -> list[bytes]:
     ]
 
 
-def _group(findings: Sequence[Finding], algorithm: list[bytes], sources: _Sources) -> bytes:
-    numbers = sorted({number for finding in findings for number in finding.segment_numbers})
-    segment = numbers[0] if sources.segmentation is not None and len(numbers) == 1 else None
-    site = _common_site(findings)
-    first = findings[0]
-    items = _tracking(first.tracking_identifier, first.tracking_uid)
-    if (found := _found(findings, segment, sources)) is not None:
+def _group(
+    part: _Part, together: Sequence[Finding], algorithm: list[bytes], sources: _Sources
+) -> MeasurementGroup:
+    """One group; ``together`` are all findings of its tracking UID."""
+    regions = _regions(part.graphics, sources)
+    segment = None if regions else _only_segment(part.findings, sources)
+    site = _common_site(together)
+    items = _tracking(together[0].tracking_identifier, together[0].tracking_uid)
+    if (found := _found(together, segment, sources)) is not None:
         items.append(sr.code(Relationship.CONTAINS, sr_codes.FINDING, found))
     if site is not None:
         items.append(_site(*site))
     items += algorithm
+    items += regions
     if segment is not None:
         items += _segment_reference(segment, sources)
-    own_site = site is None
+    items += _answers(part.findings, sources, segment, with_site=site is None)
+    items += [
+        sr.text(Relationship.CONTAINS, sr_codes.COMMENT, text)
+        for text in _comments(part, told=bool(regions))
+    ]
+    template = ("1411" if len(part.graphics) > 1 else "1410") if regions else "1501"
+    template = template if segment is None else "1411"
+    item = sr.container(sr_codes.MEASUREMENT_GROUP, items, template)
+    return MeasurementGroup(item, is_located=bool(regions))
+
+
+def _only_segment(findings: Sequence[Finding], sources: _Sources) -> int | None:
+    """The one segment that is measured, as TID 1411 holds exactly one."""
+    numbers = {number for finding in findings for number in finding.segment_numbers}
+    return numbers.pop() if sources.segmentation is not None and len(numbers) == 1 else None
+
+
+def _answers(
+    findings: Sequence[Finding], sources: _Sources, segment: int | None, *, with_site: bool
+) -> list[bytes]:
+    """Measurements, then evaluations; and that somebody has to know at once."""
     measured = [f for f in findings if f.value is not None]
     evaluated = [f for f in findings if f.value is None]
-    for finding in (*measured, *evaluated):
-        modifiers = _modifiers(finding, sources, with_site=own_site, segment=segment)
-        items.append(_answer(finding, modifiers))
-    statements = dict.fromkeys(f.statement for f in findings if f.statement)
-    items += [sr.text(Relationship.CONTAINS, sr_codes.COMMENT, text) for text in statements]
-    template = "1501" if segment is None else "1411"
-    return sr.container(sr_codes.MEASUREMENT_GROUP, items, template)
+    items = [
+        _answer(finding, _modifiers(finding, sources, with_site=with_site, segment=segment))
+        for finding in (*measured, *evaluated)
+    ]
+    if any(finding.critical for finding in findings):
+        contains = Relationship.CONTAINS
+        items.append(sr.code(contains, sr_codes.CRITICAL_FINDING, sr_codes.YES))
+    return items
+
+
+def _comments(part: _Part, *, told: bool) -> list[str]:
+    statements = dict.fromkeys(f.statement for f in part.findings if f.statement)
+    return [*statements, *([_NO_PLACE] if part.graphics and not told else [])]
+
+
+def _regions(graphics: Sequence[ImageLocation], sources: _Sources) -> list[bytes]:
+    """One graphic is an Image Region; several outline a volume: Image Regions on their images, or
+    a Volume Surface in space, with the images that it was drawn on. Nothing where one of them has
+    no place in space."""
+    is_surface = sources.space.in_space and len(graphics) > 1
+    name = sr_codes.VOLUME_SURFACE if is_surface else sr_codes.IMAGE_REGION
+    regions = [sources.space.region(graphic, name) for graphic in graphics]
+    if any(region is None for region in regions):
+        return []
+    items = [region for region in regions if region is not None]
+    uids = [graphic.sop_instance_uid for graphic in graphics]
+    return items + (_drawn_on(uids, sources) if is_surface else [])
 
 
 def _common_site(findings: Sequence[Finding]) -> tuple[Code, Code | None] | None:
@@ -188,11 +282,16 @@ def _images_of(segment: int | None, sources: _Sources) -> frozenset[str]:
     return frozenset(sources.segmentation.region.sop_instance_uids)
 
 
-def _source_segments(numbers: Sequence[int], segmentation: SegmentationReference) -> bytes:
-    """TID 320: a value that comes from several segments, as TID 1411 holds exactly one."""
-    sop = sr.referenced_sop(SEGMENTATION_STORAGE, segmentation.sop_instance_uid, segments=numbers)
+def _source_segments(numbers: Sequence[int], reference: SegmentationReference) -> bytes:
+    """TID 320: a value that comes from several segments, or from one that it does not outline."""
     inferred = Relationship.INFERRED_FROM
+    sop = _segments(numbers, reference)
     return sr.reference(inferred, sr_codes.SOURCE_OF_MEASUREMENT, "IMAGE", sop)
+
+
+def _segments(numbers: Sequence[int], reference: SegmentationReference) -> bytes:
+    seg = reference.segmentation
+    return sr.referenced_sop(seg.sop_class_uid, seg.sop_instance_uid, segments=numbers)
 
 
 def _evidence(evidence: Evidence, instance: Instance) -> bytes:
@@ -213,17 +312,23 @@ def _segment_reference(segment: int, sources: _Sources) -> list[bytes]:
     """TID 1411 rows 7 to 12: the segment, and the series (or images) it was drawn on."""
     if sources.segmentation is None:
         return []
+    sop = _segments((segment,), sources.segmentation)
+    item = sr.reference(Relationship.CONTAINS, sr_codes.REFERENCED_SEGMENT, "IMAGE", sop)
+    return [item, *_drawn_on(sources.segmentation.region.sop_instance_uids, sources)]
+
+
+def _drawn_on(sop_instance_uids: Sequence[str], sources: _Sources) -> list[bytes]:
+    """The series that a segment or surface was drawn on, or where it is not one, the images."""
     contains = Relationship.CONTAINS
-    uid, region = sources.segmentation.sop_instance_uid, sources.segmentation.region
-    sop = sr.referenced_sop(SEGMENTATION_STORAGE, uid, segments=(segment,))
-    items = [sr.reference(contains, sr_codes.REFERENCED_SEGMENT, "IMAGE", sop)]
-    images = [sources.instances[sop_uid] for sop_uid in dict.fromkeys(region.sop_instance_uids)]
+    images = [sources.instances[uid] for uid in dict.fromkeys(sop_instance_uids)]
     series = {image.series_instance_uid for image in images}
     if len(series) == 1:
         name = sr_codes.SOURCE_SERIES_FOR_SEGMENTATION
-        return [*items, sr.uid_reference(contains, name, series.pop())]
+        return [sr.uid_reference(contains, name, series.pop())]
     name = sr_codes.SOURCE_IMAGE_FOR_SEGMENTATION
-    for image in images:
-        sop = sr.referenced_sop(image.sop_class_uid, image.sop_instance_uid)
-        items.append(sr.reference(contains, name, "IMAGE", sop))
-    return items
+    return [
+        sr.reference(
+            contains, name, "IMAGE", sr.referenced_sop(image.sop_class_uid, image.sop_instance_uid)
+        )
+        for image in images
+    ]

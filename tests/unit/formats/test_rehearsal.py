@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from hub.bootstrap.worker import ENCODERS
+from hub.bootstrap.encoding import ENCODERS
 from hub.domain.inference import ModelKey
 from hub.formats.encoding import EncodingContext
 from hub.formats.rehearsal import rehearse

@@ -1,0 +1,118 @@
+"""Patients, people, codes and times as HL7 v2.5.1 data types (chapter 2A), for messages of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from hub.domain.coding import Code
+from hub.domain.identity import PatientIdentity
+from hub.domain.report import Person
+from hub.formats.hl7v2_message import components, escaped, joined, subcomponents
+
+_REPRESENTATIONS = ("A", "I", "P")
+"""Table 0465: alphabetic, ideographic, phonetic; the order of component groups in DICOM."""
+_NAME_COMPONENTS = 5
+_NAMESPACE_LENGTH = 20
+_UNSPECIFIED_NAME = "^^^^^^U"
+_SEXES = {"M": "M", "F": "F", "O": "O"}
+_URN_OID = "urn:oid:"
+
+
+def coded_element(code: Code, text: str = "", *, local: str = "", local_text: str = "") -> str:
+    """CE and CWE.
+
+    Args:
+        code: what it is.
+        text: shown to people instead of the code's own meaning.
+        local: another name of the same in our own scheme, which systems can map.
+        local_text: that one's text.
+    """
+    own = (local, local_text, "99CAIDX") if local else ()
+    scheme = code.coding_scheme_designator
+    return components(code.code_value, text or code.code_meaning, scheme, *own)
+
+
+def authority(issuer: str, systems: Mapping[str, str]) -> str:
+    """HD as a component: the issuer as in the DICOM header, and its OID or URI where known."""
+    system = systems.get(issuer, "")
+    if system.startswith(_URN_OID):
+        return subcomponents(issuer, system.removeprefix(_URN_OID), "ISO")
+    return subcomponents(issuer, system, "URI") if system else subcomponents(issuer)
+
+
+def namespace(name: str) -> str:
+    """HD of a name alone: 20 characters (2.A.36), without those that would be escaped."""
+    plain = "".join(" " if mark in "|^&~\\" else mark for mark in name)
+    return escaped(plain[:_NAMESPACE_LENGTH].strip())
+
+
+def patient_identifier(patient: PatientIdentity, systems: Mapping[str, str]) -> str:
+    """CX: the ID, who issued it, and that it is a medical record number (table 0203)."""
+    issuer = patient.issuer_of_patient_id
+    return joined(escaped(patient.patient_id), "", "", authority(issuer, systems), "MR")
+
+
+def patient_name(name: str) -> str:
+    """XPN of a DICOM person name (PS3.5 6.2.1): one repetition for each representation."""
+    groups = name.split("=")[: len(_REPRESENTATIONS)]
+    several = sum(bool(group.strip("^ ")) for group in groups) > 1
+    found = []
+    for group, representation in zip(groups, _REPRESENTATIONS, strict=False):
+        if group.strip("^ "):
+            family, given, middle, prefix, suffix = _components_of(group)
+            code = representation if several else ""
+            found.append(components(family, given, middle, suffix, prefix, "", "L", code))
+    return "~".join(found) or _UNSPECIFIED_NAME
+
+
+def person(name: str, identifier: str = "", system: str = "") -> str:
+    """XCN of a person name, as DICOM or as people write it; the assigner is its system's URI."""
+    family, given, middle, prefix, suffix = _components_of(name.partition("=")[0])
+    assigner = subcomponents("", system.removeprefix(_URN_OID), _type_of(system)) if system else ""
+    return joined(
+        *(escaped(text) for text in (identifier, family, given, middle, suffix, prefix)),
+        "",
+        "",
+        assigner,
+    )
+
+
+def interpreter(verifier: Person) -> str:
+    """NDL: who interpreted a result (OBR-32)."""
+    family, given, middle, prefix, suffix = _components_of(verifier.name.partition("=")[0])
+    return subcomponents(verifier.identifier, family, given, middle, suffix, prefix)
+
+
+def sex(patient: PatientIdentity) -> str:
+    """Table 0001: F, M, O, or U where it is not known."""
+    return _SEXES.get(patient.patient_sex, "U")
+
+
+def timestamp(moment: datetime) -> str:
+    """TS to the millisecond, with the offset from UTC."""
+    milliseconds = moment.microsecond // 1000
+    return f"{moment:%Y%m%d%H%M%S}.{milliseconds:03d}{moment:%z}"
+
+
+def date(text: str) -> str:
+    """A DICOM DA as it is where it is one; empty otherwise."""
+    return text if len(text) == len("YYYYMMDD") and text.isdecimal() else ""
+
+
+def date_time(day: str, time: str) -> str:
+    """TS of a DICOM date and time: as precise as both are."""
+    digits = time.partition(".")[0]
+    precise = digits.isdecimal() and len(digits) in (len("HHMM"), len("HHMMSS"))
+    return date(day) + (digits if precise else "") if date(day) else ""
+
+
+def _components_of(group: str) -> tuple[str, str, str, str, str]:
+    """Family, given, middle name, prefix, suffix."""
+    parts = [part.strip() for part in group.split("^")] + [""] * _NAME_COMPONENTS
+    family, given, middle, prefix, suffix = parts[:_NAME_COMPONENTS]
+    return family, given, middle, prefix, suffix
+
+
+def _type_of(system: str) -> str:
+    return "ISO" if system.startswith(_URN_OID) else "URI"

@@ -1,0 +1,118 @@
+"""How a report says what it stands for, wherever people read it: on pages and in pictures."""
+
+from __future__ import annotations
+
+from hub.domain.delivery import DocumentKind
+from hub.domain.inference import InferenceResult, Outcome
+from hub.domain.report import Person, ReportCause, ReportVersion
+from hub.formats.encoding import AI_MARK
+from hub.formats.report_text import person_name
+from hub.formats.sr_state import is_withdrawn, verifier
+
+__all__ = [
+    "NO_STATEMENT",
+    "OUTCOME_TITLES",
+    "critical_statement",
+    "is_withdrawn",
+    "predecessor_lines",
+    "responsible",
+    "standing_subtitle",
+    "standing_title",
+    "verifier",
+    "version_statement",
+    "withdrawal_statement",
+]
+
+OUTCOME_TITLES = {
+    Outcome.NOT_ASSESSABLE: "NOT ASSESSABLE",
+    Outcome.UNSUITABLE: "NOT PROCESSED: OUTSIDE INTENDED USE",
+    Outcome.FAILED: "PROCESSING FAILED",
+}
+NO_STATEMENT = "No statement about the patient: this is neither a positive nor a negative result."
+
+_BY = {
+    ReportCause.ACCEPTED: "Verified",
+    ReportCause.MODIFIED: "Changed and verified",
+    ReportCause.REJECTED: "Rejected",
+    ReportCause.RETRACTED: "Withdrawn",
+    ReportCause.RELEASED: "Released from quarantine",
+}
+_KIND_NAMES = {
+    DocumentKind.SR: "structured report",
+    DocumentKind.SR_3D: "structured report",
+    DocumentKind.ENCAPSULATED_PDF: "PDF report",
+    DocumentKind.KEY_IMAGE: "key images",
+}
+
+
+def standing_title(version: ReportVersion) -> str:
+    """What the report is, in the biggest letters on it."""
+    if is_withdrawn(version):
+        return "Withdrawn: do not use"
+    if verifier(version) is None:
+        return AI_MARK
+    changed = version.cause is ReportCause.MODIFIED
+    return f"AI result, {'changed and ' if changed else ''}verified by a person"
+
+
+def standing_subtitle(version: ReportVersion) -> str:
+    """Who answers for it."""
+    if is_withdrawn(version):
+        return f"Made by software. {responsible(version)}".rstrip()
+    if verifier(version) is None:
+        return "Made by software. No physician has confirmed it."
+    return f"Made by software. {responsible(version)}"
+
+
+def responsible(version: ReportVersion) -> str:
+    """What a person did to the report, and who; empty where nobody did anything."""
+    done = _BY.get(version.cause) or ("Verified" if verifier(version) is not None else "")
+    if not done or version.person is None:
+        return ""
+    return f"{done} by {_named(version.person)}."
+
+
+def _named(person: Person) -> str:
+    name = person_name(person.name)
+    return f"{name} ({person.organization})" if person.organization else name
+
+
+def withdrawal_statement(version: ReportVersion) -> str:
+    """That the report must not be used, and why; empty where it may be."""
+    if not is_withdrawn(version):
+        return ""
+    reason = f" Reason: {version.reason}" if version.reason else ""
+    return f"WITHDRAWN: this AI result must not be used.{reason}"
+
+
+def critical_statement(result: InferenceResult) -> str:
+    """What a person has to know at once; empty where there is nothing."""
+    names = dict.fromkeys(
+        ", ".join(
+            part.code_meaning for part in (f.code, f.finding_site, f.laterality) if part is not None
+        )
+        for f in result.findings
+        if f.critical
+    )
+    return f"CRITICAL: {'; '.join(names)}" if names else ""
+
+
+def version_statement(version: ReportVersion) -> str:
+    """Which version of the report it is and what it replaces; empty for the first."""
+    if version.number <= 1:
+        return ""
+    said = f"Version {version.number} of this report; replaces version {version.number - 1}"
+    if version.cause is ReportCause.PATIENT_CHANGED:
+        return f"{said}, because the identity of the patient changed"
+    if version.reason and not is_withdrawn(version):
+        return f"{said}. Reason: {version.reason}"
+    return said
+
+
+def predecessor_lines(version: ReportVersion) -> list[str]:
+    """The replaced objects by their names, one line for each."""
+    return [
+        f"Replaces {_KIND_NAMES.get(one.kind, one.kind.value.upper().replace('_', ' '))}:"
+        f" {one.sop_instance_uid}"
+        for one in version.predecessors
+    ]
