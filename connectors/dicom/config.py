@@ -147,11 +147,18 @@ class DicomSourceConfig(BaseModel):
     )
 
     services: tuple[
-        Literal["storage-commitment", "procedure-step", "availability-notification"], ...
+        Literal[
+            "storage-commitment",
+            "procedure-step",
+            "availability-notification",
+            "commitment-reports",
+        ],
+        ...,
     ] = Field(
-        ("procedure-step", "availability-notification"),
+        ("procedure-step", "availability-notification", "commitment-reports"),
         description="What is offered beside storage: MPPS, Instance Availability Notification, "
-        "and storage commitment, which modalities may take as leave to delete their images: turn "
+        "the answers of archives to which a destination with `confirm: commitment` sends, and "
+        "storage commitment, which modalities may take as leave to delete their images: turn "
         "it on where the hub keeps images for as long as you need them.",
     )
     peers: tuple[DicomPeerConfig, ...] = Field(
@@ -191,6 +198,25 @@ class DicomDestinationConfig(BaseModel):
         131072, description="Largest PDU that we receive, in bytes (PS3.8 annex D.1)."
     )
     tls: TlsClientConfig | None = Field(None, description="Connect by TLS.")
+    confirm: Literal["none", "query", "commitment"] = Field(
+        "none",
+        description="How it is found out that the destination keeps what it took: `query` looks "
+        "for the object by C-FIND; `commitment` asks for storage commitment, and its answer comes "
+        "to a DICOM source of the hub: the destination has to know `calling_ae_title` by that "
+        "source's host and port.",
+    )
+    confirm_within: Seconds = Field(
+        300.0,
+        description="Seconds that the destination may take until a query finds an object; after "
+        "that it is sent again.",
+    )
+    commitment_wait: float = Field(
+        1.0,
+        ge=0,
+        le=60,
+        description="Seconds that the association stays open for the answer to storage "
+        "commitment; later it comes on an association of its own.",
+    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -70,10 +70,17 @@ class AcceptedContext:
 
     abstract_syntax: str
     transfer_syntax: str
+    peer_uses: bool = True
+    """The peer may ask us (it is the SCU)."""
+    peer_provides: bool = False
+    """The peer may report to us (it is the SCP)."""
 
 
 def negotiate(
-    request: AssociateRequest, offered: Mapping[str, Sequence[str]], maximum_length: int
+    request: AssociateRequest,
+    offered: Mapping[str, Sequence[str]],
+    maximum_length: int,
+    used: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[AssociateAccept, dict[int, AcceptedContext]]:
     """Our answer, and the accepted contexts by their ID.
 
@@ -82,18 +89,21 @@ def negotiate(
         offered: abstract syntax -> transfer syntaxes, the best first. Where the peer proposes
             several in one context, the order here decides.
         maximum_length: of the P-DATA-TF PDUs that we take.
+        used: the same of SOP classes that a peer may provide where it proposes that role.
     """
-    answers = [_answer(proposed, offered) for proposed in request.contexts]
+    roles = _roles(request, offered, used or {})
+    providers = {uid: (used or {})[uid] for uid, role in roles.items() if role.is_scp}
+    known = {**providers, **offered}
+    answers = [_answer(proposed, known) for proposed in request.contexts]
     accepted = {
-        proposed.context_id: AcceptedContext(proposed.abstract_syntax, answer.transfer_syntax)
+        proposed.context_id: AcceptedContext(
+            proposed.abstract_syntax,
+            answer.transfer_syntax,
+            peer_uses=proposed.abstract_syntax in offered,
+            peer_provides=proposed.abstract_syntax in providers,
+        )
         for proposed, answer in zip(request.contexts, answers, strict=True)
         if answer.result is ContextResult.ACCEPTANCE
-    }
-    # We serve: a peer may be the user of a SOP class, never its provider (PS3.7 D.3.3.4.2).
-    roles = {
-        role.sop_class_uid: RoleSelection(role.sop_class_uid, role.is_scu, is_scp=False)
-        for role in request.roles
-        if role.sop_class_uid in offered
     }
     accept = AssociateAccept(
         called=request.called,
@@ -106,6 +116,24 @@ def negotiate(
         answers_asynchronous_operations=request.asks_for_asynchronous_operations,
     )
     return accept, accepted
+
+
+def _roles(
+    request: AssociateRequest,
+    offered: Mapping[str, Sequence[str]],
+    used: Mapping[str, Sequence[str]],
+) -> dict[str, RoleSelection]:
+    """What we answer to the proposed roles. We serve: a peer is the user of a SOP class, and its
+    provider only where we wait for its reports (PS3.7 D.3.3.4.2)."""
+    return {
+        role.sop_class_uid: RoleSelection(
+            role.sop_class_uid,
+            is_scu=role.is_scu and role.sop_class_uid in offered,
+            is_scp=role.is_scp and role.sop_class_uid in used,
+        )
+        for role in request.roles
+        if role.sop_class_uid in offered or role.sop_class_uid in used
+    }
 
 
 def _answer(proposed: ProposedContext, offered: Mapping[str, Sequence[str]]) -> AnsweredContext:

@@ -37,6 +37,8 @@ class NormalizedRequest:
     """Encoded; empty where there is none."""
     calling_ae_title: str
     address: str
+    event_type_id: int | None = None
+    """Of an N-EVENT-REPORT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,12 @@ class Services(Protocol):
 
     @property
     def sop_classes(self) -> Mapping[str, tuple[str, ...]]:
-        """Abstract syntax -> transfer syntaxes."""
+        """Abstract syntax -> transfer syntaxes, of those that we provide."""
+        ...
+
+    @property
+    def used_sop_classes(self) -> Mapping[str, tuple[str, ...]]:
+        """The same of those that the peer provides: it reports to us (PS3.7 D.3.3.4)."""
         ...
 
     def handle(self, request: NormalizedRequest) -> NormalizedResponse:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -58,6 +58,8 @@ class Offer:
     maximum_instance_size: int
     intake: Intake
     services: Services | None
+    used: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """As ``contexts``, of those that a peer may provide."""
 
 
 class AssociationPerformer:
@@ -90,7 +92,9 @@ class AssociationPerformer:
             self._log("dicom.association.rejected", reason=rejection.name.lower())
             return rejection
         self._began = time.monotonic()
-        answer, self._contexts = negotiate(request, offer.contexts, offer.maximum_length)
+        answer, self._contexts = negotiate(
+            request, offer.contexts, offer.maximum_length, offer.used
+        )
         for context in request.contexts:
             if context.context_id not in self._contexts:
                 self._log("dicom.context.refused", sop_class_uid=context.abstract_syntax)
@@ -196,7 +200,9 @@ class AssociationPerformer:
     def _normalized(self, message: Message, *, too_long: bool) -> bytes:
         command, context = message.command, self._contexts[message.context_id]
         services = self._offer.services
-        if services is None:  # then no such context was offered
+        is_report = command.field == NormalizedField.N_EVENT_REPORT
+        allowed = context.peer_provides if is_report else context.peer_uses
+        if services is None or not allowed:
             return encode_response(command, UNRECOGNIZED_OPERATION)
         if command.sop_class_uid != context.abstract_syntax:
             return encode_response(command, NO_SUCH_SOP_CLASS)
@@ -215,6 +221,7 @@ class AssociationPerformer:
                 data_set=bytes(message.data),
                 calling_ae_title=self._sender.calling_ae_title,
                 address=self._sender.address,
+                event_type_id=command.event_type_id,
             )
         )
         self._after = self._afterwards(answer, message.context_id)

@@ -16,6 +16,11 @@ from connectors.dicom.reactor_pause import mend_pauses
 from connectors.dicom.tls import client_context
 from hub.errors import CaidxError, RejectedError, TransientError
 
+_PERMANENT_BY_USER = (1, 1)
+"""Result and Source: rejected-permanent, DICOM UL service-user."""
+_WRONG_NAMES = frozenset({2, 3, 7})
+"""Application context, calling or called AE title not supported or recognized."""
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -52,8 +57,9 @@ def association(
         handlers: pynetdicom event handlers for what the peer asks us on it.
 
     Raises:
-        TransientError: not reachable, rejected or aborted.
-        RejectedError: the peer accepts none of the contexts.
+        TransientError: not reachable, rejected for now, or aborted.
+        RejectedError: the peer accepts none of the contexts, or will never accept us under this
+            AE title, or itself under that one.
         ConfigError: the certificates cannot be used.
     """
     ae = application_entity(peer.calling_ae_title, peer.maximum_pdu_length)
@@ -69,7 +75,12 @@ def association(
         max_pdu=peer.maximum_pdu_length,
         tls_args=None if peer.tls is None else (client_context(peer.tls), peer.host),
         ext_neg=list(roles),
-        evt_handlers=[AT_ONCE, (evt.EVT_CONN_OPEN, connected.append), *handlers],
+        evt_handlers=[
+            AT_ONCE,
+            (evt.EVT_CONN_OPEN, connected.append),
+            (evt.EVT_CONN_OPEN, _limit_waiting, [peer.response_timeout]),
+            *handlers,
+        ],
     )
     if not opened.is_established:
         raise _not_established(peer, opened, connected=bool(connected))
@@ -81,18 +92,35 @@ def association(
             opened.release()
 
 
+def _limit_waiting(event: Any, seconds: float) -> None:
+    """Give up a peer that stops in the middle of a PDU, or takes no more of ours.
+
+    pynetdicom's own timeouts do not reach these waits: its thread would stay in ``recv`` or
+    ``send`` for ever, and whoever aborts the association waits for that thread.
+    """
+    connection = event.assoc.dul.socket.socket
+    if connection is not None:
+        connection.settimeout(seconds)
+
+
 def _not_established(peer: Peer, opened: Any, *, connected: bool) -> CaidxError:
     if not connected:
         how = "" if peer.tls is None else " by TLS: no connection, or no agreement on certificates"
         return TransientError(f"{peer} cannot be reached{how}")
     if opened.is_rejected:
         answer = opened.acceptor.primitive
-        return TransientError(
-            f"{peer} rejected the association: {answer.result_str}, {answer.reason_str}"
-        )
+        kind = RejectedError if _is_for_ever(answer) else TransientError
+        return kind(f"{peer} rejected the association: {answer.result_str}, {answer.reason_str}")
     if opened.rejected_contexts:
         return RejectedError(f"{peer} accepts none of the proposed presentation contexts")
     return TransientError(f"{peer} aborted the association, or did not answer in time")
+
+
+def _is_for_ever(answer: Any) -> bool:
+    """Rejected-permanent with a reason that a person has to remove (PS3.8 9.3.4). "No reason
+    given" is what receivers also say while they start or are overloaded."""
+    given = (answer.result, answer.result_source)
+    return given == _PERMANENT_BY_USER and answer.diagnostic in _WRONG_NAMES
 
 
 def accepted(opened: Any, sop_class_uid: str) -> bool:

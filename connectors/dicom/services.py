@@ -1,4 +1,5 @@
-"""What a source offers beside storage: storage commitment, MPPS, availability notification.
+"""What a source offers beside storage: storage commitment, MPPS, availability notification; and
+what it takes of archives that answer our own questions of storage commitment.
 
 This module is light: the services themselves, and pydicom with them, are loaded when the first
 request of their kind comes.
@@ -16,7 +17,7 @@ from typing import Any
 import structlog
 
 from connectors.dicom.config import DicomSourceConfig
-from connectors.dicom.normalized import NormalizedRequest, NormalizedResponse
+from connectors.dicom.normalized import CommandField, NormalizedRequest, NormalizedResponse
 from hub.errors import CaidxError, TransientError
 from hub.ports import CommitmentRequest, SourceContext
 
@@ -72,6 +73,8 @@ class _Kind:
     sop_class_uid: str
     module: str
     """``module.service(config, context)`` makes the handler."""
+    is_used: bool = False
+    """The peer provides it, and reports to us."""
 
 
 _KINDS = {
@@ -79,6 +82,9 @@ _KINDS = {
     "procedure-step": _Kind(PROCEDURE_STEP, "connectors.dicom.procedure_step"),
     "availability-notification": _Kind(
         AVAILABILITY_NOTIFICATION, "connectors.dicom.availability_notification"
+    ),
+    "commitment-reports": _Kind(
+        STORAGE_COMMITMENT, "connectors.dicom.commitment_reports", is_used=True
     ),
 }
 
@@ -89,20 +95,28 @@ class DicomServices:
     def __init__(self, config: DicomSourceConfig, context: SourceContext) -> None:
         self._config = config
         self._context = context
-        self._kinds = {_KINDS[name].sop_class_uid: _KINDS[name] for name in config.services}
-        self._handlers: dict[str, Handler] = {}
+        self._kinds = tuple(_KINDS[name] for name in config.services)
+        self._handlers: dict[_Kind, Handler] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
 
     @property
     def sop_classes(self) -> Mapping[str, tuple[str, ...]]:
         """Abstract syntax -> transfer syntaxes."""
-        return dict.fromkeys(self._kinds, _TRANSFER_SYNTAXES)
+        provided = (kind.sop_class_uid for kind in self._kinds if not kind.is_used)
+        return dict.fromkeys(provided, _TRANSFER_SYNTAXES)
+
+    @property
+    def used_sop_classes(self) -> Mapping[str, tuple[str, ...]]:
+        """The same of those that the peer provides."""
+        used = (kind.sop_class_uid for kind in self._kinds if kind.is_used)
+        return dict.fromkeys(used, _TRANSFER_SYNTAXES)
 
     def handle(self, request: NormalizedRequest) -> NormalizedResponse:
         """Answer; every failure is a status (PS3.7 annex C)."""
         try:
-            return self._handler(request.sop_class_uid)(request)
+            is_report = request.command is CommandField.N_EVENT_REPORT
+            return self._handler(request.sop_class_uid, is_used=is_report)(request)
         except RefusedError as error:
             return NormalizedResponse(error.status, error_comment=error.comment[:_LONGEST_COMMENT])
         except TransientError:
@@ -114,15 +128,19 @@ class DicomServices:
                 PROCESSING_FAILURE, error_comment="the data set cannot be read"
             )
 
-    def _handler(self, sop_class_uid: str) -> Handler:
-        kind = self._kinds.get(sop_class_uid)
+    def _kind(self, sop_class_uid: str, *, is_used: bool) -> _Kind | None:
+        wanted = (sop_class_uid, is_used)
+        return next((k for k in self._kinds if (k.sop_class_uid, k.is_used) == wanted), None)
+
+    def _handler(self, sop_class_uid: str, *, is_used: bool = False) -> Handler:
+        kind = self._kind(sop_class_uid, is_used=is_used)
         if kind is None:
             raise RefusedError(NO_SUCH_SOP_CLASS, "this SOP class is not offered")
         with self._lock:
-            if sop_class_uid not in self._handlers:
+            if kind not in self._handlers:
                 module = import_module(kind.module)
-                self._handlers[sop_class_uid] = module.service(self._config, self._context)
-            return self._handlers[sop_class_uid]
+                self._handlers[kind] = module.service(self._config, self._context)
+            return self._handlers[kind]
 
     # --- answers that could not be sent ------------------------------------------------------
 
@@ -131,7 +149,7 @@ class DicomServices:
 
         Only where an answer could be sent at all: to peers that are configured.
         """
-        if self._config.peers and STORAGE_COMMITMENT in self._kinds:
+        if self._config.peers and self._kind(STORAGE_COMMITMENT, is_used=False):
             name = f"commitment-{self._context.name}"
             threading.Thread(target=self._look, name=name, daemon=True).start()
 

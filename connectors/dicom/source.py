@@ -137,6 +137,7 @@ class DicomSource:
                 config.maximum_associations, config.maximum_associations_per_caller
             ),
             contexts=contexts,
+            used={} if services is None else services.used_sop_classes,
             storage=frozenset(self._storage),
             maximum_length=config.maximum_pdu_length,
             maximum_instance_size=config.maximum_instance_size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from connectors.dicomweb.http import Problem
 from connectors.dicomweb.multipart import MultipartReader
 from connectors.dicomweb.negotiation import MediaType, media_type_of
 from connectors.dicomweb.retrieval import RetrievedParts, Transfer
+from connectors.http_peer import identity_headers, tls_context
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.formats.archive_answers import (
     NUMBER_OF_STUDY_RELATED_INSTANCES,
@@ -30,6 +30,7 @@ from hub.formats.archive_answers import (
     remote_series,
     remote_study,
 )
+from hub.formats.http_answers import is_passing
 from hub.ports import ArchiveContext, RemoteSeries, RemoteStudy, StudyQuery
 
 _DICOM_JSON = "application/dicom+json"
@@ -41,7 +42,6 @@ _AT_ONCE = 1000
 _SOP_INSTANCE_UID = 0x00080018
 _Asked = Mapping[str, str | Sequence[str]]
 """Query parameters; several values are several parameters: not every server splits at commas."""
-_LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 
 
 class DicomWebArchive:
@@ -51,7 +51,7 @@ class DicomWebArchive:
         self._config = config
         self._context = context
         self._client = httpx.Client(
-            headers=_headers(config), verify=_tls(config), follow_redirects=False
+            headers=identity_headers(config), verify=tls_context(config), follow_redirects=False
         )
 
     # --- questions ---------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class DicomWebArchive:
         status = answer.status_code
         if status == HTTPStatus.OK:
             return
-        if status in _LATER or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if is_passing(status):
             raise TransientError(f"{self._name}: HTTP {status}")
         if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
             raise RejectedError(f"{self._name} does not have it (HTTP {status})")
@@ -244,21 +244,6 @@ class DicomWebArchive:
 def _segment(uid: str) -> str:
     """A UID as a path segment; one that is none cannot leave it."""
     return quote(uid, safe="")
-
-
-def _headers(config: DicomWebArchiveConfig) -> dict[str, str]:
-    headers = {name: value.get_secret_value() for name, value in config.headers.items()}
-    if config.bearer_token is not None:
-        headers["Authorization"] = f"Bearer {config.bearer_token.get_secret_value()}"
-    return headers
-
-
-def _tls(config: DicomWebArchiveConfig) -> ssl.SSLContext | bool:
-    if not config.verify_tls:
-        return False
-    if config.ca_file is None:
-        return True
-    return ssl.create_default_context(cafile=str(config.ca_file))
 
 
 def build_archive(config: DicomWebArchiveConfig, context: ArchiveContext) -> DicomWebArchive:

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator
+from connectors.http_config import HttpPeerConfig
 
 
-class DicomWebArchiveConfig(BaseModel):
+class DicomWebArchiveConfig(HttpPeerConfig):
     """A PACS that the hub may ask for studies: QIDO-RS and WADO-RS (PS3.18)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     url: str
     """Base URL of the service, e.g. `https://pacs.example.org/dicom-web`."""
     query_timeout: float = Field(default=20.0, gt=0, le=600)
     """Seconds within which a query is answered."""
-    bearer_token: SecretStr | None = None
-    """Sent as `Authorization: Bearer`; write `env:NAME` or `file:/path`."""
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    """Further request headers, e.g. an API key; write the values as `env:NAME` or `file:/path`."""
-    verify_tls: bool = True
-    """Check the server's certificate; switch it off in a laboratory only."""
-    ca_file: FilePath | None = None
-    """PEM file with the certification authorities to trust instead of the system's."""
-
-    @field_validator("url")
-    @classmethod
-    def _http_base(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http:// or https:// URL")
-        if parts.username or parts.password:
-            raise ValueError("must not hold credentials: use bearer_token or headers")
-        if parts.query or parts.fragment:
-            raise ValueError("must be the base URL alone, without query and fragment")
-        return url.rstrip("/")

@@ -1,4 +1,4 @@
-"""FHIR R4 over HTTP: results as transactions to a FHIR server."""
+"""FHIR over HTTP: results as transactions to a FHIR server (R4, or R5)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hub.ports import Connector, at_first_call
 CONNECTOR = Connector(
     destination_config=FhirDestinationConfig,
     build_destination=at_first_call("connectors.fhir.destination:build_destination"),
-    accepts=(DocumentKind.FHIR,),
+    accepts=(DocumentKind.FHIR, DocumentKind.FHIR_R5),
+    sends=(DocumentKind.FHIR,),
 )
 
 __all__ = ["CONNECTOR"]

@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from connectors.http_config import HttpPeerConfig
 from hub.domain.delivery import DocumentKind
 
 
-class FhirDestinationConfig(BaseModel):
-    """A FHIR R4 server that takes transactions."""
+class SmartConfig(BaseModel):
+    """Access by SMART Backend Services (SMART App Launch 2.2)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    client_id: str = Field(min_length=1)
+    """What the authorization server calls us."""
+    private_key: SecretStr
+    """Our private key, as PEM or JWK: RSA (RS384) or EC on P-384 (ES384); write `file:/path` or
+    `env:NAME`."""
+    key_id: str = ""
+    """`kid` of the public key at the authorization server; by default that of the JWK."""
+    scope: str = "system/*.cruds"
+    """What we ask for, separated by spaces."""
+    token_url: str = ""
+    """The token endpoint; by default the one that the FHIR server's
+    `.well-known/smart-configuration` names."""
+
+
+class FhirDestinationConfig(HttpPeerConfig):
+    """A FHIR server that takes transactions."""
+
     url: str
     """Base URL, e.g. `https://ehr.example.org/fhir`; transactions are posted to it."""
-    documents: tuple[Literal[DocumentKind.FHIR], ...] = (DocumentKind.FHIR,)
-    """What is sent there."""
+    documents: tuple[Literal[DocumentKind.FHIR, DocumentKind.FHIR_R5], ...] = Field(
+        default=(DocumentKind.FHIR,), min_length=1, max_length=1
+    )
+    """What is sent there: `fhir` (R4) or `fhir_r5`."""
     timeout: float = Field(default=30.0, gt=0, le=600)
     """Seconds for a whole exchange; a server that takes longer is asked again later."""
-    bearer_token: SecretStr | None = None
-    """Sent as `Authorization: Bearer`; write `env:NAME` or `file:/path`."""
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    """Further request headers, e.g. an API key; write the values as `env:NAME` or `file:/path`."""
-    verify_tls: bool = True
-    """Check the server's certificate; switch it off in a laboratory only."""
-    ca_file: FilePath | None = None
-    """PEM file with the certification authorities to trust instead of the system's."""
+    smart: SmartConfig | None = None
+    """Get access tokens by SMART Backend Services."""
+    guard: bool = True
+    """Read the report that is there before it is replaced, bind the update to its version
+    (If-Match), and leave it alone where somebody made it final on the server; switch it off only
+    for a server that lets us post transactions but read nothing."""
+    confirm: Literal["none", "read"] = "none"
+    """How it is found out that the server keeps what it took: `read` reads the report back."""
+    confirm_within: float = Field(default=300.0, ge=0, le=86400)
+    """Seconds that the server may take until it shows a report; after that it is sent again."""
 
-    @field_validator("url")
-    @classmethod
-    def _http_base(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http:// or https:// URL")
-        if parts.username or parts.password:
-            raise ValueError("must not hold credentials: use bearer_token or headers")
-        if parts.query or parts.fragment:
-            raise ValueError("must be the base URL alone, without query and fragment")
-        return url.rstrip("/")
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if self.smart is not None and (self.bearer_token is not None or self.username):
+            raise ValueError("either smart, or bearer_token, or username and password")
+        return self

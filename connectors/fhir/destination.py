@@ -1,83 +1,141 @@
-"""A FHIR R4 server as a destination: one document, one transaction."""
+"""A FHIR server as a destination: one document, one transaction."""
 
 from __future__ import annotations
 
 import re
-import ssl
-import time
 from collections import Counter
-from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-import httpx
 import orjson
 
 from connectors.fhir.config import FhirDestinationConfig
-from connectors.fhir.status import (
-    CONFLICTS,
-    error_of,
-    is_taken,
-    matches_several,
-    retry_after_seconds,
+from connectors.fhir.report_guard import (
+    HeldReport,
+    Json,
+    guarded,
+    held_report,
+    is_kept,
+    report_entry,
 )
-from hub.domain.delivery import Document, DocumentKind, Receipt
-from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError
-from hub.ports import Clock, DestinationContext
+from connectors.fhir.smart import BackendServices
+from connectors.fhir.status import CONFLICTS, error_of, matches_several
+from connectors.http_peer import HttpAnswer, HttpPeer
+from hub.domain.delivery import Document, Receipt
+from hub.errors import RejectedError, TransientError
+from hub.formats.http_answers import is_taken
+from hub.ports import DestinationContext
 
 FHIR_JSON = "application/fhir+json"
-MAX_ANSWER_BYTES = 16 * 2**20
-"""An answer that is longer is not one to a transaction of ours."""
 
+_CREATED, _UNAUTHORIZED = 201, 401
 _REPORT = re.compile(r"DiagnosticReport/[A-Za-z0-9.-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    body: Any
-    """Parsed JSON, or None where it is none."""
-    retry_after: float | None
+_READ = "read "
+"""Begins what a read-back is awaited by; the time of the delivery follows."""
 
 
 class FhirDestination:
-    """Posts transactions to the base URL (R4 http, "Transaction"). Thread-safe."""
+    """`hub.ports.Destination` and `hub.ports.Confirming`: posts transactions to the base URL (R4
+    http, "Transaction"). Thread-safe."""
 
     def __init__(self, config: FhirDestinationConfig, context: DestinationContext) -> None:
         self._config = config
         self._name = context.name
-        self._clock: Clock = context.clock
-        self._client = httpx.Client(
-            timeout=config.timeout, headers=_headers(config), verify=_tls(config)
+        self._clock = context.clock
+        self._peer = HttpPeer(
+            context.name,
+            config,
+            context.clock,
+            timeout=config.timeout,
+            headers={"Accept": FHIR_JSON},
         )
+        self._tokens = (
+            None
+            if config.smart is None
+            else BackendServices(config.smart, config.url, self._peer, context.clock)
+        )
+
+    # --- delivery ----------------------------------------------------------------------------
 
     def deliver(self, document: Document, idempotency_key: str) -> Receipt:
         """Post the transaction; return when the server says that every entry was taken.
 
-        A conflict with another change (409, 412) is tried once more at once: both sides
-        update by identifier, so the second attempt finds what the other one made.
+        The report that is there is read first, and not overwritten by an older word than that of
+        the person who made it final (``report_guard``). A conflict with another change (409, 412)
+        is tried once more at once, on what is there by then.
 
         Raises:
             TransientError: no answer, a garbled answer, or one that says "later".
-            RejectedError: not a FHIR document, or the server will never take it.
+            RejectedError: not a FHIR document, the server will never take it, or somebody made
+                the report final there.
         """
-        if document.kind is not DocumentKind.FHIR:
-            raise RejectedError(f"a FHIR server takes no document of kind {document.kind}")
-        sent = len(orjson.loads(document.content)["entry"])
-        answer = self._post(document.content, idempotency_key)
-        if answer.status in CONFLICTS and not matches_several(answer.body):
-            answer = self._post(document.content, idempotency_key)
+        if document.kind not in self._config.documents:
+            raise RejectedError(f"{self._name} is not configured for {document.kind} documents")
+        bundle = orjson.loads(document.content)
+        answer = self._post(bundle, idempotency_key)
+        if answer.status in CONFLICTS and not matches_several(answer.json):
+            answer = self._post(bundle, idempotency_key)
         if not is_taken(answer.status):
-            raise error_of(answer.status, answer.body, answer.retry_after)
-        return Receipt(_confirmation(answer, sent))
+            raise error_of(answer.status, answer.json, answer.retry_after)
+        detail = _confirmation(answer, len(bundle["entry"]))
+        if self._config.confirm == "none" or report_entry(bundle) is None:
+            return Receipt(detail)
+        return Receipt(detail, f"{_READ}{self._clock.now().isoformat()}")
+
+    def _post(self, bundle: Json, idempotency_key: str) -> HttpAnswer:
+        if self._config.guard:
+            bundle = guarded(bundle, self._held(bundle))
+        headers = {
+            "Content-Type": FHIR_JSON,
+            "Prefer": "return=minimal",
+            "X-Request-Id": idempotency_key,
+        }
+        return self._exchange("POST", self._config.url, orjson.dumps(bundle), headers)
+
+    def _held(self, bundle: Json) -> HeldReport | None:
+        """The report that the transaction is about to replace."""
+        entry = report_entry(bundle)
+        if entry is None:
+            return None
+        answer = self._exchange("GET", f"{self._config.url}/{entry['request']['url']}")
+        if not is_taken(answer.status):
+            raise error_of(answer.status, answer.json, answer.retry_after)
+        return held_report(answer.json)
+
+    # --- confirmation ------------------------------------------------------------------------
+
+    def confirm(self, document: Document, awaiting: str) -> Receipt:
+        """Read the report back (see hub.ports.Confirming)."""
+        bundle = orjson.loads(document.content)
+        entry = report_entry(bundle)
+        if entry is None:
+            return Receipt("there is no report to read back")
+        try:
+            held = self._held(bundle)
+        except RejectedError as error:
+            raise TransientError(
+                f"{self._name}: the report cannot be read back: {error}"
+            ) from error
+        if held is not None and is_kept(held, entry["resource"]):
+            return Receipt(f"read back: DiagnosticReport/{held.report_id}, {held.status}")
+        sent_at = datetime.fromisoformat(awaiting.removeprefix(_READ))
+        if (self._clock.now() - sent_at).total_seconds() <= self._config.confirm_within:
+            raise TransientError(f"{self._name} does not show the report yet")
+        raise RejectedError(f"{self._name} does not have the report")
+
+    # --- the rest ----------------------------------------------------------------------------
 
     def check(self) -> str:
-        """Read the CapabilityStatement.
+        """Read the CapabilityStatement; with SMART, get a token first.
 
         Raises:
             TransientError: no server, or something that is no FHIR server.
         """
-        answer = self._exchange("GET", f"{self._config.url}/metadata", b"", {})
-        body = answer.body
+        try:
+            answer = self._exchange("GET", f"{self._config.url}/metadata")
+        except RejectedError as error:  # by the authorization server
+            raise TransientError(f"{self._name}: {error}") from error
+        body = answer.json
         if not is_taken(answer.status):
             raise TransientError(f"{self._name}: HTTP {answer.status} for metadata")
         if not isinstance(body, dict) or body.get("resourceType") != "CapabilityStatement":
@@ -87,86 +145,49 @@ class FhirDestination:
         return f"FHIR {body.get('fhirVersion', 'of unknown version')} {name}".strip()
 
     def close(self) -> None:
-        self._client.close()
+        """Close the connections that are kept open."""
+        self._peer.close()
 
-    def _post(self, content: bytes, idempotency_key: str) -> _Answer:
-        headers = {
-            "Content-Type": FHIR_JSON,
-            "Prefer": "return=minimal",
-            "X-Request-Id": idempotency_key,
-        }
-        return self._exchange("POST", self._config.url, content, headers)
-
-    def _exchange(self, method: str, url: str, content: bytes, headers: dict[str, str]) -> _Answer:
-        try:
-            with self._client.stream(method, url, content=content, headers=headers) as response:
-                body = self._read(response)
-                after = retry_after_seconds(response.headers.get("retry-after"), self._clock.now())
-                return _Answer(response.status_code, body, after)
-        except httpx.RequestError as error:
-            # the text of the error may repeat the request
-            raise TransientError(f"{self._name}: {type(error).__name__}") from None
-
-    def _read(self, response: httpx.Response) -> Any:
-        """The JSON of an answer; None where it is none.
-
-        httpx limits the wait for each piece; the deadline here limits the whole.
-        """
-        deadline = time.monotonic() + self._config.timeout
-        pieces = bytearray()
-        for piece in response.iter_bytes():
-            pieces += piece
-            if len(pieces) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
-                raise TransientError(f"{self._name}: the answer is too long or too slow")
-        try:
-            return orjson.loads(pieces)
-        except orjson.JSONDecodeError:
-            return None
+    def _exchange(
+        self, method: str, url: str, content: bytes = b"", headers: dict[str, str] | None = None
+    ) -> HttpAnswer:
+        """With a token where SMART is configured; one that is refused is replaced once."""
+        if self._tokens is None:
+            return self._peer.exchange(method, url, content=content, headers=headers)
+        for _ in range(2):
+            token = self._tokens.token()
+            carried = {**(headers or {}), "Authorization": f"Bearer {token}"}
+            answer = self._peer.exchange(method, url, content=content, headers=carried)
+            if answer.status != _UNAUTHORIZED:
+                break
+            self._tokens.forget(token)
+        return answer
 
 
 def build_destination(
     config: FhirDestinationConfig, context: DestinationContext
 ) -> FhirDestination:
     """Raises:
-    ConfigError: the file of certification authorities cannot be used.
+    ConfigError: the file of certification authorities, or the key for SMART, cannot be used.
     """
     return FhirDestination(config, context)
 
 
-def _headers(config: FhirDestinationConfig) -> dict[str, str]:
-    headers = {"Accept": FHIR_JSON}
-    if config.bearer_token is not None:
-        headers["Authorization"] = f"Bearer {config.bearer_token.get_secret_value()}"
-    return headers | {name: value.get_secret_value() for name, value in config.headers.items()}
-
-
-def _tls(config: FhirDestinationConfig) -> ssl.SSLContext | bool:
-    if not config.verify_tls:
-        return False
-    if config.ca_file is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=str(config.ca_file))
-    except (OSError, ssl.SSLError):
-        problem = ConfigProblem(str(config.ca_file), 0, "ca_file", "holds no usable certificates")
-        raise ConfigError((problem,)) from None
-
-
-def _confirmation(answer: _Answer, sent: int) -> str:
+def _confirmation(answer: HttpAnswer, sent: int) -> str:
     """What the server did with each entry.
 
     Raises:
         TransientError: it is no answer to our transaction.
         RejectedError, TransientError: an entry was not taken.
     """
-    responses = _entry_responses(answer.body, sent)
+    responses = _entry_responses(answer.json, sent)
     done: Counter[str] = Counter()
     report = ""
     for response in responses:
         status = _status_of(response)
         if not is_taken(status):
             raise error_of(status, response.get("outcome"), answer.retry_after)
-        done["created" if status == httpx.codes.CREATED else "updated or present"] += 1
+        done["created" if status == _CREATED else "updated or present"] += 1
         found = _REPORT.search(str(response.get("location", "")))
         report = f", {found.group()}" if found else report
     counts = ", ".join(f"{number} {what}" for what, number in sorted(done.items()))

@@ -19,25 +19,17 @@ paths are taken from it, so that messages hold no patient data.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
 from hub.errors import RejectedError, TransientError
+from hub.formats.http_answers import is_passing
 
 CONFLICTS = frozenset({HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED})
 
-_TRY_AGAIN = frozenset(
-    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-)
 _CODE = re.compile(r"[a-z][a-z-]{1,30}")
 _PATH = re.compile(r"[A-Za-z][A-Za-z0-9_.\[\]]{0,120}")
 _SHOWN_ISSUES = 5
-
-
-def is_taken(status: int) -> bool:
-    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
 
 
 def error_of(
@@ -45,7 +37,7 @@ def error_of(
 ) -> TransientError | RejectedError:
     """The error that an answer other than 2xx stands for."""
     message = f"HTTP {status}{_described(outcome)}"
-    if status in _TRY_AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if is_passing(status):
         return TransientError(message, retry_after=retry_after)
     if status == HTTPStatus.CONFLICT:
         return TransientError(message, retry_after=retry_after)
@@ -62,20 +54,6 @@ def matches_several(outcome: object) -> bool:
         issue.get("code") == "multiple-matches" or "multiple" in _text(issue).lower()
         for issue in _issues(outcome)
     )
-
-
-def retry_after_seconds(header: str | None, now: datetime) -> float | None:
-    """Retry-After (RFC 9110 section 10.2.3), seconds or a date; None without a valid one."""
-    if not header:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        date = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    moment = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
 
 
 def _described(outcome: object) -> str:

@@ -15,9 +15,11 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import PatientIdentity, StudyIdentity
+from hub.domain.patient import PatientChange
 from hub.errors import CaidxError
 from hub.ports import (
     Buffer,
+    CommitmentReport,
     EndOfTransfer,
     Expectation,
     ReceivedObject,
@@ -101,6 +103,12 @@ class NoKnowledge:
         self, wanted: Sequence[ReferencedInstance], within: float
     ) -> Mapping[ReferencedInstance, int]:
         return dict.fromkeys(wanted, 0x0112)
+
+    def patient_changed(self, change: PatientChange) -> None:
+        """Nobody is concerned."""
+
+    def commitment_answered(self, report: CommitmentReport) -> None:
+        """Nobody asked."""
 
 
 @dataclass

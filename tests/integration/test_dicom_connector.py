@@ -24,16 +24,18 @@ from connectors.dicom.source import DicomSource
 from hub.domain.identity import PatientIdentity, StudyIdentity
 from hub.errors import ConfigError, IntegrityError, RejectedError, TransientError
 from hub.formats.dicom_header import scan_header, split_part10
-from hub.ports import EndOfTransfer, ReceivedObject, SentAs, SentFile
+from hub.ports import DestinationContext, EndOfTransfer, ReceivedObject, SentAs, SentFile
 from tests.contracts.recording import (
     ENCAPSULATED_PDF,
     STUDY,
     RecordingIntake,
+    WallClock,
     dicom_file,
     document,
     eventually,
     write_files,
 )
+from tests.fakes import NoConfirmations
 from tests.peers import dcmtk, find_tool, free_port
 from tests.peers.orthanc import Orthanc
 
@@ -330,9 +332,8 @@ def test_no_patient_data_is_logged_on_any_path(
 
 def destination(port: int, ae_title: str = "PACS", **settings: Any) -> DicomDestination:
     settings.setdefault("connect_timeout", 2.0)
-    return DicomDestination(
-        DicomDestinationConfig(ae_title=ae_title, host="127.0.0.1", port=port, **settings)
-    )
+    config = DicomDestinationConfig(ae_title=ae_title, host="127.0.0.1", port=port, **settings)
+    return DicomDestination(config, DestinationContext("pacs", WallClock(), NoConfirmations()))
 
 
 def test_orthanc_holds_a_document_once_however_often_it_is_delivered(orthanc: Orthanc) -> None:
@@ -430,10 +431,20 @@ def test_an_abort_instead_of_an_answer_is_transient() -> None:
         destination(port, response_timeout=2.0).deliver(document(), "key")
 
 
-def test_a_rejected_association_is_transient_and_says_why() -> None:
+def test_an_association_that_is_rejected_for_its_name_is_for_a_person_to_mend() -> None:
     strict = scp(0, require_called_aet=True)
-    with strict as port, pytest.raises(TransientError, match="rejected the association"):
+    with strict as port, pytest.raises(RejectedError, match="Called AE title not recognised"):
         destination(port, "WRONG").deliver(document(), "key")
+
+
+def test_an_association_that_is_rejected_for_now_is_transient_and_says_why() -> None:
+    with scp(0, maximum_associations=1) as port:
+        other = AE("OTHER")
+        other.add_requested_context(ENCAPSULATED_PDF)
+        held = other.associate("127.0.0.1", port)
+        with pytest.raises(TransientError, match="rejected the association"):
+            destination(port).deliver(document(), "key")
+        held.release()
 
 
 def test_a_receiver_that_accepts_the_connection_and_stays_silent_is_transient() -> None:

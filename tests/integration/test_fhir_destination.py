@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -20,6 +17,7 @@ from connectors.fhir.config import FhirDestinationConfig
 from connectors.fhir.destination import FhirDestination, build_destination
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.inference import InferenceRequest, InferenceResult
+from hub.domain.report import ReportVersion
 from hub.domain.study import Study
 from hub.errors import CaidxError, ConfigError, RejectedError, TransientError
 from hub.formats.encoding import EncodingContext
@@ -28,6 +26,10 @@ from hub.ports import DestinationContext
 from tests import builders
 from tests.fakes import NoConfirmations
 from tests.peers.fhir_server import FhirServer, FhirValidators
+from tests.peers.http_script import HttpScript, Reply
+from tests.peers.http_script import scripted as scripted_http
+
+__all__ = ["scripted_http"]
 
 pytestmark = pytest.mark.peers
 
@@ -47,13 +49,16 @@ def destination(url: str, **changes: Any) -> FhirDestination:
 
 def transaction(study: Study, answer: Callable[[InferenceRequest], InferenceResult]) -> Document:
     request = builders.request_for(study)
+    version = ReportVersion()
     if study.key.revision > 1:
         request = replace(request, amends_revision=study.key.revision - 1)
+        version = ReportVersion(replaced_findings=answer(request).findings)
     context = EncodingContext(
         made_at=builders.MADE_AT,
         institution_name="Beispielklinikum",
         software_version="0.1.0",
         identifier_systems={"UMR": "https://hospital.example/patients"},
+        report=version,
     )
     content = b"%PDF-1.7" + bytes(range(256)) * 200
     page = Document("page", DocumentKind.PDF, request.request_id, study.identity, content)
@@ -148,9 +153,10 @@ def test_two_validators_and_the_server_accept_every_outcome(
     document = transaction(study, answer)
     assert fhir_validators.errors(json.loads(document.content)) == []
     destination(fhir_server.base_url).deliver(document, "key-1")
-    kinds = ("DiagnosticReport", "Observation", "Device", "ImagingStudy", "Provenance")
-    stored = [resource for kind in kinds for resource in fhir_server.search(kind)]
-    assert len(stored) == len(json.loads(document.content)["entry"])
+    entries = json.loads(document.content)["entry"]
+    kinds = {entry["resource"]["resourceType"] for entry in entries}
+    stored = [resource for kind in sorted(kinds) for resource in fhir_server.search(kind)]
+    assert len(stored) == len(entries)
     # once the server has put its own ids in place, references have types that can be judged
     assert [issue for resource in stored for issue in fhir_validators.objections(resource)] == []
 
@@ -218,62 +224,26 @@ def test_only_fhir_documents_are_taken(fhir_server: FhirServer) -> None:
     page = replace(ct(), kind=DocumentKind.PDF)
     with pytest.raises(RejectedError):
         destination(fhir_server.base_url).deliver(page, "key-1")
-    assert CONNECTOR.accepts == (DocumentKind.FHIR,)
+    assert CONNECTOR.accepts == (DocumentKind.FHIR, DocumentKind.FHIR_R5)
+    assert CONNECTOR.sends == (DocumentKind.FHIR,)
 
 
 # --- servers that answer otherwise -------------------------------------------------------
 
 
-Reply = tuple[int, bytes, dict[str, str]]
-
-
-@dataclass
-class Script:
-    """What a made-up server answers, in turn; the last answer is repeated."""
-
-    answers: list[Reply]
-    requests: list[dict[str, str]] = field(default_factory=list)
-    url: str = ""
-
-    def next(self) -> Reply:
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+EMPTY: Reply = (200, b'{"resourceType": "Bundle", "type": "searchset"}', {})
 
 
 @pytest.fixture
-def scripted() -> Iterator[Callable[..., Script]]:
-    servers: list[http.server.ThreadingHTTPServer] = []
+def scripted(scripted_http: Callable[..., HttpScript]) -> Callable[..., HttpScript]:
+    """A server of our own that has no report yet."""
 
-    def start(*answers: Reply) -> Script:
-        script = Script(list(answers))
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["content-length"]))
-                self.do_GET()
-
-            def do_GET(self) -> None:
-                script.requests.append({k.lower(): v for k, v in self.headers.items()})
-                status, body, headers = script.next()
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                with suppress(ConnectionError):  # a client may have read enough
-                    self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        servers.append(server)
-        script.url = f"http://127.0.0.1:{server.server_address[1]}/fhir"
+    def start(*answers: Reply, search: Reply = EMPTY) -> HttpScript:
+        script = scripted_http(*answers)
+        script.search = search
         return script
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 def response(*statuses: str, kind: str = "transaction-response") -> bytes:
@@ -308,7 +278,7 @@ ENTRIES = len(json.loads(ct().content)["entry"])
     ],
 )
 def test_each_status_means_what_happens_next(
-    scripted: Callable[..., Script], status: int, error: type[CaidxError]
+    scripted: Callable[..., HttpScript], status: int, error: type[CaidxError]
 ) -> None:
     with pytest.raises(error, match=f"HTTP {status}"):
         destination(scripted((status, b"", {})).url).deliver(ct(), "key-1")
@@ -329,18 +299,18 @@ def test_each_status_means_what_happens_next(
     ids=["empty", "html", "list", "patient", "deep", "too-few", "batch", "no-status"],
 )
 def test_an_answer_that_confirms_nothing_is_no_delivery(
-    scripted: Callable[..., Script], body: bytes
+    scripted: Callable[..., HttpScript], body: bytes
 ) -> None:
     with pytest.raises(TransientError):
         destination(scripted((200, body, {})).url).deliver(ct(), "key-1")
 
 
-def test_an_endless_answer_is_cut_off(scripted: Callable[..., Script]) -> None:
+def test_an_endless_answer_is_cut_off(scripted: Callable[..., HttpScript]) -> None:
     with pytest.raises(TransientError, match="too long"):
         destination(scripted((200, b" " * 2**25, {})).url).deliver(ct(), "key-1")
 
 
-def test_one_entry_that_was_not_taken_is_no_delivery(scripted: Callable[..., Script]) -> None:
+def test_one_entry_that_was_not_taken_is_no_delivery(scripted: Callable[..., HttpScript]) -> None:
     almost = ["201 Created"] * (ENTRIES - 1)
     refused = scripted((200, response(*almost, "422"), {}))
     with pytest.raises(RejectedError, match="HTTP 422"):
@@ -360,7 +330,7 @@ def test_one_entry_that_was_not_taken_is_no_delivery(scripted: Callable[..., Scr
     ],
 )
 def test_the_server_says_when_to_come_back(
-    scripted: Callable[..., Script], header: str, seconds: float | None
+    scripted: Callable[..., HttpScript], header: str, seconds: float | None
 ) -> None:
     busy = scripted((503, b"", {"Retry-After": header}))
     with pytest.raises(TransientError) as caught:
@@ -370,7 +340,7 @@ def test_the_server_says_when_to_come_back(
 
 @pytest.mark.parametrize("status", [409, 412])
 def test_a_conflict_is_tried_once_more_at_once(
-    scripted: Callable[..., Script], status: int
+    scripted: Callable[..., HttpScript], status: int
 ) -> None:
     conflict: Reply = (status, outcome("conflict", "version changed"), {})
     taken: Reply = (200, response(*["200"] * ENTRIES), {})
@@ -382,7 +352,7 @@ def test_a_conflict_is_tried_once_more_at_once(
     assert len(lasting.requests) == 2
 
 
-def test_the_reason_is_told_without_what_was_sent(scripted: Callable[..., Script]) -> None:
+def test_the_reason_is_told_without_what_was_sent(scripted: Callable[..., HttpScript]) -> None:
     body = outcome("invalid", "Patient Müller, CAIDX-4711, is unknown", "Bundle.entry[3]")
     with pytest.raises(RejectedError) as caught:
         destination(scripted((422, body, {})).url).deliver(ct(), "key-1")
@@ -393,7 +363,7 @@ def test_the_reason_is_told_without_what_was_sent(scripted: Callable[..., Script
     assert str(caught.value) == "HTTP 422 (unknown)"
 
 
-def test_credentials_and_key_travel_with_the_request(scripted: Callable[..., Script]) -> None:
+def test_credentials_and_key_travel_with_the_request(scripted: Callable[..., HttpScript]) -> None:
     script = scripted((200, response(*["200"] * ENTRIES), {}))
     secrets = {"bearer_token": SecretStr("s3cret"), "headers": {"X-Api-Key": SecretStr("k3y")}}
     destination(script.url + "/", **secrets).deliver(ct(), "key-1")
@@ -404,7 +374,7 @@ def test_credentials_and_key_travel_with_the_request(scripted: Callable[..., Scr
     assert sent["content-type"] == "application/fhir+json"
 
 
-def test_a_web_server_is_no_fhir_server(scripted: Callable[..., Script]) -> None:
+def test_a_web_server_is_no_fhir_server(scripted: Callable[..., HttpScript]) -> None:
     with pytest.raises(TransientError, match="CapabilityStatement"):
         destination(scripted((200, b"<html>", {})).url).check()
 

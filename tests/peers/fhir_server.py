@@ -6,7 +6,6 @@ which are installed on first use.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
 import time
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from tests.peers import find_tool, free_port
+from tests.peers.node_packages import install_packages
 
 START_TIMEOUT = 60.0
 FOLDER = Path(__file__).parent / "fhir"
@@ -25,30 +25,11 @@ FOLDER = Path(__file__).parent / "fhir"
 Json = dict[str, Any]
 
 
-def install_packages() -> None:
-    """``npm ci`` where the packages are missing or older than the lock file."""
-    npm = find_tool("npm", "npm")
-    with (FOLDER / ".install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        installed = FOLDER / "node_modules" / ".package-lock.json"
-        wanted = FOLDER / "package-lock.json"
-        if installed.exists() and installed.stat().st_mtime >= wanted.stat().st_mtime:
-            return
-        done = subprocess.run(
-            [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=FOLDER,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"npm ci failed:\n{done.stdout}\n{done.stderr}"
-
-
 class FhirServer:
     """One server with its own journal; ``stop``, ``kill`` and ``start`` keep port and data."""
 
     def __init__(self, folder: Path) -> None:
-        install_packages()
+        install_packages(FOLDER)
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/fhir"
         self._node = find_tool("node", "nodejs")
@@ -131,7 +112,7 @@ class FhirValidators:
     """``@medplum/core`` and npm's ``fhir``, which share no code with fhir.resources."""
 
     def __init__(self) -> None:
-        install_packages()
+        install_packages(FOLDER)
         self._process = subprocess.Popen(
             [find_tool("node", "nodejs"), str(FOLDER / "validate.mjs")],
             stdin=subprocess.PIPE,

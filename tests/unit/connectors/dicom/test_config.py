@@ -12,7 +12,7 @@ from connectors.dicom.config import DicomDestinationConfig, DicomSourceConfig
 from connectors.dicom.source import DicomSource
 from connectors.dicom.status import Verdict, error_comment, verdict_of
 from connectors.dicom.storage_classes import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
-from hub.domain.delivery import DocumentKind
+from hub.domain.delivery import DICOM_KINDS, DocumentKind
 from hub.errors import ConfigError, RejectedError
 from tests.contracts.recording import RecordingIntake
 
@@ -107,7 +107,8 @@ def test_an_error_comment_fits_its_element() -> None:
 
 
 def test_the_connector_takes_dicom_documents_only() -> None:
-    assert set(CONNECTOR.accepts) == {
+    assert set(CONNECTOR.accepts) == DICOM_KINDS
+    assert set(CONNECTOR.sends) == {
         DocumentKind.SR,
         DocumentKind.SEG,
         DocumentKind.ENCAPSULATED_PDF,

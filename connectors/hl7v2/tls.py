@@ -1,0 +1,92 @@
+"""TLS for MLLP by BCP 195 (RFC 8996, RFC 9325): versions 1.2 and 1.3, forward secrecy and
+authenticated encryption only."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from connectors.hl7v2.config import Hl7v2ClientTls, Hl7v2ServerTls
+from hub.errors import ConfigError, ConfigProblem
+
+_TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_CLIENT_CERTIFICATES = {
+    "none": ssl.CERT_NONE,
+    "optional": ssl.CERT_OPTIONAL,
+    "required": ssl.CERT_REQUIRED,
+}
+
+
+def server_context(config: Hl7v2ServerTls, field: str) -> ssl.SSLContext:
+    """For the listener.
+
+    Args:
+        config: see there.
+        field: where it stands in the configuration, for messages.
+
+    Raises:
+        ConfigError: certificate, key or authorities cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _harden(context, config.minimum)
+    if config.client_certificates != "none" and config.trusted is None:
+        raise _problem(f"{field}.trusted", "is needed to check client certificates")
+    context.verify_mode = _CLIENT_CERTIFICATES[config.client_certificates]
+    password = config.private_key_password
+    _load_identity(context, config.certificate, config.private_key, password, field)
+    if config.trusted is not None:
+        _load_trusted(context, config.trusted, field)
+    return context
+
+
+def client_context(config: Hl7v2ClientTls, field: str) -> ssl.SSLContext:
+    """For the destination; arguments and errors as of ``server_context``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _harden(context, config.minimum)
+    context.check_hostname = config.verify_host
+    if config.certificate is not None:
+        key = config.private_key or config.certificate
+        _load_identity(context, config.certificate, key, config.private_key_password, field)
+    if config.trusted is None:
+        context.load_default_certs()
+    else:
+        _load_trusted(context, config.trusted, field)
+    return context
+
+
+def _harden(context: ssl.SSLContext, minimum: str) -> None:
+    context.minimum_version = _VERSIONS[minimum]
+    context.set_ciphers(_TLS_1_2_CIPHERS)
+    # Both have been used in attacks (RFC 9325 3.3, 3.5).
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+
+
+def _load_identity(
+    context: ssl.SSLContext, certificate: Path, key: Path, password: SecretStr | None, field: str
+) -> None:
+    # Without a password OpenSSL would ask the terminal for it.
+    secret = "" if password is None else password.get_secret_value()
+    try:
+        context.load_cert_chain(certificate, key, secret)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise _problem(f"{field}.certificate", f"cannot be used: {_reason(error)}") from error
+
+
+def _load_trusted(context: ssl.SSLContext, trusted: Path, field: str) -> None:
+    try:
+        context.load_verify_locations(trusted)
+    except (OSError, ValueError) as error:
+        raise _problem(f"{field}.trusted", f"cannot be used: {_reason(error)}") from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "not a PEM file"
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+
+
+def _problem(field: str, message: str) -> ConfigError:
+    return ConfigError((ConfigProblem("configuration", 0, field, message),))

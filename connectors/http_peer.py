@@ -1,0 +1,150 @@
+"""An HTTP server that a connector calls: bounded in time and in the length of its answers."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import orjson
+
+from connectors.http_config import HttpPeerConfig
+from hub.errors import ConfigError, ConfigProblem, TransientError
+from hub.formats.http_answers import retry_after_seconds
+from hub.ports import Clock
+
+MAX_ANSWER_BYTES = 16 << 20
+"""An answer that is longer is none to a request of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """What a server answered."""
+
+    status: int
+    body: bytes = field(repr=False)
+    retry_after: float | None
+    """Seconds."""
+    etag: str = ""
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON; None where it is none."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+
+
+class HttpPeer:
+    """Sends requests, follows no redirects. Thread-safe.
+
+    Args:
+        name: of the destination, for messages.
+        config: see there.
+        clock: to understand a date in Retry-After.
+        timeout: seconds for a whole exchange.
+        headers: of every request.
+
+    Raises:
+        ConfigError: the file of certification authorities cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: HttpPeerConfig,
+        clock: Clock,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._name = name
+        self._clock = clock
+        self._timeout = timeout
+        self._client = httpx.Client(
+            timeout=timeout,
+            headers={**(headers or {}), **identity_headers(config)},
+            verify=tls_context(config),
+            follow_redirects=False,
+        )
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        content: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> HttpAnswer:
+        """Send a request and read all of the answer.
+
+        Raises:
+            TransientError: no answer, or one that is too long or too slow.
+        """
+        try:
+            with self._client.stream(
+                method,
+                url,
+                content=content or None,
+                headers=dict(headers or {}),
+                params=dict(parameters) if parameters else None,
+            ) as response:
+                body = self._read(response)
+                after = response.headers.get("retry-after")
+                return HttpAnswer(
+                    response.status_code,
+                    body,
+                    retry_after_seconds(after, self._clock.now()),
+                    response.headers.get("etag", ""),
+                )
+        except httpx.RequestError as error:
+            # the text of the error may repeat the request
+            raise TransientError(f"{self._name}: {type(error).__name__}") from None
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._client.close()
+
+    def _read(self, response: httpx.Response) -> bytes:
+        """httpx limits the wait for each piece; the deadline here limits the whole."""
+        deadline = time.monotonic() + self._timeout
+        pieces = bytearray()
+        for piece in response.iter_bytes():
+            pieces += piece
+            if len(pieces) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                raise TransientError(f"{self._name}: the answer is too long or too slow")
+        return bytes(pieces)
+
+
+def identity_headers(config: HttpPeerConfig) -> dict[str, str]:
+    """Who we are: what stands in ``headers`` goes first."""
+    headers = {}
+    if config.bearer_token is not None:
+        headers["Authorization"] = f"Bearer {config.bearer_token.get_secret_value()}"
+    if config.password is not None:
+        pair = f"{config.username}:{config.password.get_secret_value()}".encode()
+        headers["Authorization"] = f"Basic {b64encode(pair).decode()}"
+    return headers | {name: value.get_secret_value() for name, value in config.headers.items()}
+
+
+def tls_context(config: HttpPeerConfig) -> ssl.SSLContext | bool:
+    """For httpx.
+
+    Raises:
+        ConfigError: the file of certification authorities cannot be used.
+    """
+    if not config.verify_tls:
+        return False
+    if config.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(config.ca_file))
+    except (OSError, ssl.SSLError):
+        problem = ConfigProblem(str(config.ca_file), 0, "ca_file", "holds no usable certificates")
+        raise ConfigError((problem,)) from None
