@@ -15,7 +15,7 @@ class CriticalRule:
     finding's presence is enough."""
 
     finding: str
-    """``tracking_identifier`` of the finding."""
+    """``tracking_identifier`` of the finding; of detections without their numbers."""
     minimum_probability: float | None = None
     above: float | None = None
     """Measured values above it, in the finding's own unit."""
@@ -26,7 +26,8 @@ class CriticalRule:
 
     def applies(self, finding: Finding) -> bool:
         """Whether this finding is critical. What could not be assessed never is."""
-        if finding.tracking_identifier != self.finding:
+        name, _, number = finding.tracking_identifier.rpartition(" ")
+        if self.finding not in (finding.tracking_identifier, name if number.isdigit() else None):
             return False
         if finding.presence is not None and finding.presence is not Presence.PRESENT:
             return False

@@ -98,7 +98,7 @@ class Document:
 
 class DeliveryState(StrEnum):
     """``pending -> [retrying ...] -> [confirming ...] -> delivered | dead``; or ``superseded``,
-    when a newer report is on its way to the same place; or ``quarantined``."""
+    when a newer report is on its way to the same place; or ``quarantined [-> discarded]``."""
 
     PENDING = "pending"
     RETRYING = "retrying"
@@ -112,6 +112,8 @@ class DeliveryState(StrEnum):
     QUARANTINED = "quarantined"
     """Not sent: the document does not belong to whom it is sent for; a person releases or
     discards it."""
+    DISCARDED = "discarded"
+    """Not sent: a person discarded what was quarantined."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ def identity_mismatches(expected: StudyIdentity, actual: StudyIdentity) -> tuple
             actual.patient.issuer_of_patient_id,
         ),
         "AccessionNumber": (expected.accession_number, actual.accession_number),
+        "IssuerOfAccessionNumber": (
+            expected.issuer_of_accession_number,
+            actual.issuer_of_accession_number,
+        ),
     }
     return tuple(name for name, (wanted, got) in pairs.items() if wanted != got)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from threading import Lock
 
-from hub.domain.finding import Region
+from hub.domain.finding import ParametricMap, Region
 from hub.domain.inference import (
     Deferred,
     InferenceRequest,
@@ -13,14 +14,14 @@ from hub.domain.inference import (
     Unsuitable,
 )
 from hub.domain.intended_use import slice_depth
-from hub.domain.model_card import ModelCard, VolumeInput
+from hub.domain.model_card import ModelCard, OutputSpec, VolumeInput
 from hub.domain.study import Instance, Location, Series
 from hub.errors import TransientError, UnsuitableError
 from hub.formats.image_header import MAXIMUM_VOXELS, PLAIN_SYNTAXES
 from hub.formats.pixel_data import native_bytes_held
 from hub.ports import AdapterContext, Health, HealthState, ModelPackage
 from model_adapters.onnx_local.config import OnnxLocalConfig
-from model_adapters.onnx_local.messages import Answered, Limits, RegionShape, Run
+from model_adapters.onnx_local.messages import Answered, Limits, Run, VoxelShape, layout_of
 from model_adapters.onnx_local.processes import WorkerLostError, WorkerPool, WorkerProcess
 
 
@@ -83,22 +84,24 @@ class OnnxLocalAdapter:
         card = package.card
         try:
             with self._pool.worker() as worker:
-                shared = worker.labels(_label_bytes(card, series)) if card.output.region else None
+                layout = layout_of(card.output)
+                wanted = layout.size(_claimed_voxels(card, series)) if layout.size(1) else 0
+                shared = worker.voxels(wanted) if wanted else None
                 task = Run(
                     model=package.key,
                     study_instance_uid=request.study.study_instance_uid,
                     instances=_in_slice_order(series),
-                    labels=shared.name if shared else "",
+                    voxels=shared.name if shared else "",
                 )
                 answered = worker.run(package, task, card.runtime.timeout_seconds)
-                region = None
-                if shared is not None and answered.region is not None:
-                    region = _region(answered.region, shared.buf or memoryview(b""))
+                drawn = _Drawn()
+                if shared is not None and answered.voxels is not None:
+                    drawn = _drawn(card.output, answered.voxels, shared.buf or memoryview(b""))
         except WorkerLostError as error:
             self._is(HealthState.DEGRADED, str(error))
             raise
         self._is(HealthState.HEALTHY, f"{len(self._packages)} models")
-        return _result(request, answered, region)
+        return _result(request, answered, drawn)
 
     def unload(self, model: ModelKey) -> None:
         """Forget a model; a worker that is busy forgets it when it is next asked."""
@@ -142,8 +145,8 @@ def _depth(instance: Instance) -> float:
     return slice_depth(instance) or 0.0
 
 
-def _label_bytes(card: ModelCard, series: Series) -> int:
-    """One byte for each voxel that the headers claim, if their files can hold as many.
+def _claimed_voxels(card: ModelCard, series: Series) -> int:
+    """How many voxels the headers claim, if their files can hold as many; at least 1.
 
     Raises:
         UnsuitableError: they cannot, or nobody could work on so many.
@@ -162,22 +165,46 @@ def _label_bytes(card: ModelCard, series: Series) -> int:
     return max(1, voxels)
 
 
-def _region(shape: RegionShape, labels: memoryview) -> Region:
-    size = len(shape.sop_instance_uids) * shape.rows * shape.columns
-    return Region(
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The voxels of an answer."""
+
+    region: Region | None = None
+    maps: tuple[ParametricMap, ...] = ()
+
+
+def _drawn(output: OutputSpec, shape: VoxelShape, shared: memoryview) -> _Drawn:
+    layout, voxels = layout_of(output), shape.voxels
+    maps = tuple(
+        ParametricMap(
+            sop_instance_uids=shape.sop_instance_uids,
+            rows=shape.rows,
+            columns=shape.columns,
+            values=bytes(shared[layout.map(index, voxels)]),
+            quantity=spec.quantity,
+            unit=spec.unit,
+            label=spec.label,
+            finding_site=spec.finding_site,
+            frames=shape.frames,
+        )
+        for index, spec in enumerate(output.maps)
+    )
+    if not layout.labels:
+        return _Drawn(None, maps)
+    region = Region(
         sop_instance_uids=shape.sop_instance_uids,
         rows=shape.rows,
         columns=shape.columns,
-        labels=bytes(labels[:size]),
+        labels=bytes(shared[layout.label_map(voxels)]),
         segments=shape.segments,
         includes=shape.includes,
         frames=shape.frames,
+        probabilities=bytes(shared[layout.all_probabilities(voxels)]),
     )
+    return _Drawn(region, maps)
 
 
-def _result(
-    request: InferenceRequest, answered: Answered, region: Region | None
-) -> InferenceResult:
+def _result(request: InferenceRequest, answered: Answered, drawn: _Drawn) -> InferenceResult:
     return InferenceResult(
         request_id=request.request_id,
         model=request.model,
@@ -185,7 +212,8 @@ def _result(
         identity=request.study.identity,
         outcome=answered.outcome,
         findings=answered.findings,
-        region=region,
+        region=drawn.region,
+        maps=drawn.maps,
         reasons=answered.reasons,
         warnings=answered.warnings,
         timings=answered.timings,

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_faults
 
-from hub.domain.model_card import Artefact, ModelCard, RegionSpec, TensorBinding
+from hub.domain.model_card import (
+    Artefact,
+    DetectionsFinding,
+    FindingSpec,
+    MapSpec,
+    ModelCard,
+    ProbabilitiesSpec,
+    RegionSpec,
+    TensorBinding,
+)
 from hub.domain.model_steps import EcgIntervals
 from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError, UnsuitableError
 from hub.formats.recording import Waveform
@@ -166,6 +175,9 @@ def graph_problems(card: ModelCard, session: Any) -> tuple[ConfigProblem, ...]:
     region = card.output.region
     if region is not None and region.output in outputs:
         found += _region_problems(region, outputs[region.output])
+    for field, spec in _float_voxels(card):
+        if spec.output in outputs:
+            found += _float_problems(field, spec.axes, outputs[spec.output])
     return tuple(ConfigProblem(MANIFEST, 0, field, message) for field, message in found)
 
 
@@ -212,14 +224,50 @@ def _name_problems(card: ModelCard, outputs: set[str]) -> list[tuple[str, str]]:
             found.append((f"output.postprocessing.{index}.output", _unknown(step.output, known)))
         known |= set(ECG_VALUES) if isinstance(step, EcgIntervals) else {step.to}
     for index, spec in enumerate(card.output.findings):
-        if spec.output.split("[")[0] not in known:
-            found.append((f"output.findings.{index}.output", _unknown(spec.output, known)))
+        for field, name in _names_of(spec):
+            if name.split("[")[0] not in known:
+                found.append((f"output.findings.{index}.{field}", _unknown(name, known)))
     for index, rule in enumerate(card.output.not_assessable):
         if rule.output.split("[")[0] not in known:
             found.append((f"output.not_assessable.{index}.output", _unknown(rule.output, known)))
     region = card.output.region
     if region is not None and region.output not in outputs:
         found.append(("output.region.output", _unknown(region.output, outputs)))
+    for field, voxels in _float_voxels(card):
+        if voxels.output not in outputs:
+            found.append((f"{field}.output", _unknown(voxels.output, outputs)))
+    return found
+
+
+def _names_of(spec: FindingSpec) -> list[tuple[str, str]]:
+    """The outputs that a finding is made of, each with the field that names it."""
+    found = [("output", spec.output)]
+    if isinstance(spec, DetectionsFinding):
+        found.append(("scores", spec.scores))
+        found += [("classes", spec.classes)] if spec.classes else []
+        numbers = enumerate(spec.measurements)
+        found += [(f"measurements.{index}.output", one.output) for index, one in numbers]
+    elif spec.location is not None:
+        found.append(("location.output", spec.location.output))
+    return found
+
+
+def _float_voxels(card: ModelCard) -> list[tuple[str, MapSpec | ProbabilitiesSpec]]:
+    """Probabilities and maps, each with its field."""
+    region = card.output.region
+    found: list[tuple[str, MapSpec | ProbabilitiesSpec]] = []
+    if region is not None and region.probabilities is not None:
+        found.append(("output.region.probabilities", region.probabilities))
+    found += [(f"output.maps.{index}", spec) for index, spec in enumerate(card.output.maps)]
+    return found
+
+
+def _float_problems(field: str, axes: str, output: Any) -> list[tuple[str, str]]:
+    found = []
+    if output.type != _TENSOR_TYPES["float32"]:
+        found.append((f"{field}.output", f"holds float32 numbers, not {output.type}"))
+    if len(output.shape) != len(axes.split()):
+        found.append((f"{field}.axes", f"the graph gives {len(output.shape)} axes"))
     return found
 
 

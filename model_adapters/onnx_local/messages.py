@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hub.domain.finding import Finding, FramePlace, Segment
 from hub.domain.inference import ModelKey, Outcome, Timing
+from hub.domain.model_card import OutputSpec
 from hub.domain.study import Location
 from hub.errors import ConfigError, ConfigProblem, UnsuitableError
 from hub.ports import ModelPackage
@@ -39,8 +40,8 @@ class Run:
     study_instance_uid: str
     instances: tuple[tuple[str, Location], ...]
     """SOP Instance UID and place of each."""
-    labels: str
-    """Name of the shared memory for the label map; empty where none is wanted."""
+    voxels: str
+    """Name of the shared memory for voxels; empty where none are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +50,70 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionShape:
-    """A label map that lies in the shared memory."""
+class Layout:
+    """How voxels lie in the shared memory: the maps, 4 bytes for a voxel, then the label map,
+    then the probabilities of each segment, 1 byte each."""
+
+    maps: int
+    labels: int
+    """1 or 0."""
+    probabilities: int
+
+    def size(self, voxels: int) -> int:
+        """Bytes in all."""
+        return voxels * (4 * self.maps + self.labels + self.probabilities)
+
+    def map(self, index: int, voxels: int) -> slice:
+        """The bytes of a map."""
+        return slice(4 * index * voxels, 4 * (index + 1) * voxels)
+
+    def label_map(self, voxels: int) -> slice:
+        """The bytes of the label map."""
+        begin = 4 * self.maps * voxels
+        return slice(begin, begin + self.labels * voxels)
+
+    def all_probabilities(self, voxels: int) -> slice:
+        """The bytes of the probabilities, segment after segment."""
+        begin = (4 * self.maps + self.labels) * voxels
+        return slice(begin, begin + self.probabilities * voxels)
+
+
+def layout_of(output: OutputSpec) -> Layout:
+    """What a model gives voxels for."""
+    region = output.region
+    has_probabilities = region is not None and region.probabilities is not None
+    return Layout(
+        maps=len(output.maps),
+        labels=int(region is not None),
+        probabilities=len(region.segments) if region is not None and has_probabilities else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class VoxelShape:
+    """The source images of the voxels that lie in the shared memory."""
 
     sop_instance_uids: tuple[str, ...]
     rows: int
     columns: int
     segments: tuple[Segment, ...]
+    """Of the label map; empty where there is none."""
     includes: tuple[tuple[int, tuple[int, ...]], ...]
     frames: tuple[FramePlace, ...] = ()
     """As in ``Region``."""
+
+    @property
+    def voxels(self) -> int:
+        """How many there are."""
+        return len(self.sop_instance_uids) * self.rows * self.columns
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     outcome: Outcome
     findings: tuple[Finding, ...]
-    region: RegionShape | None
+    voxels: VoxelShape | None
+    """None where the model gives none, or no answer."""
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     timings: tuple[Timing, ...]

@@ -20,7 +20,7 @@ from model_adapters.onnx_local.messages import Answered, Done, Failed, Limits, L
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it; only its room is asked for
 _STOP_SECONDS = 2.0
-_KEPT_LABEL_BYTES = 256 << 20
+_KEPT_VOXEL_BYTES = 256 << 20
 """More shared memory than this goes back as soon as a request needs less."""
 
 
@@ -47,7 +47,7 @@ class WorkerProcess:
         self._start_timeout = start_timeout
         self._is_ready = False
         self._models: set[ModelKey] = set()
-        self._labels: SharedMemory | None = None
+        self._voxels: SharedMemory | None = None
 
     @property
     def pid(self) -> int:
@@ -88,17 +88,17 @@ class WorkerProcess:
             self._call(Unload(gone), self._start_timeout, "unloading a model")
             self._models -= gone
 
-    def labels(self, size: int) -> SharedMemory:
-        """Memory for a label map of ``size`` bytes, kept for the next request.
+    def voxels(self, size: int) -> SharedMemory:
+        """Memory for ``size`` bytes of voxels, kept for the next request.
 
         Raises:
             TransientError: the machine has not got that much shared memory.
         """
-        held = 0 if self._labels is None else self._labels.size
-        if self._labels is None or held < size or held > max(size, _KEPT_LABEL_BYTES):
-            self._release_labels()
-            self._labels = _shared_memory(size)
-        return self._labels
+        held = 0 if self._voxels is None else self._voxels.size
+        if self._voxels is None or held < size or held > max(size, _KEPT_VOXEL_BYTES):
+            self._release_voxels()
+            self._voxels = _shared_memory(size)
+        return self._voxels
 
     def stop(self) -> None:
         """End the process: politely, then by force."""
@@ -110,13 +110,13 @@ class WorkerProcess:
         self._process.kill()
         self._process.join()
         self._connection.close()
-        self._release_labels()
+        self._release_voxels()
 
-    def _release_labels(self) -> None:
-        if self._labels is not None:
-            self._labels.close()
-            self._labels.unlink()
-            self._labels = None
+    def _release_voxels(self) -> None:
+        if self._voxels is not None:
+            self._voxels.close()
+            self._voxels.unlink()
+            self._voxels = None
 
     def _call(self, message: Load | Unload | Run, timeout: float, what: str) -> Done | Answered:
         if not self._is_ready:
@@ -157,14 +157,14 @@ def _shared_memory(size: int) -> SharedMemory:
     try:
         shared = SharedMemory(create=True, size=size)
     except OSError as error:
-        raise TransientError(f"no shared memory for the label map: {error.strerror}") from None
+        raise TransientError(f"no shared memory for the voxels: {error.strerror}") from None
     try:
         _reserve(shared, size)
     except OSError as error:
         shared.close()
         shared.unlink()
         raise TransientError(
-            f"{_SHARED_MEMORY} has no room for a label map of {size >> 20} MiB: {error.strerror}"
+            f"{_SHARED_MEMORY} has no room for {size >> 20} MiB of voxels: {error.strerror}"
         ) from None
     return shared
 

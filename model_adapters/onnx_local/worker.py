@@ -1,6 +1,6 @@
 """The child process: reads, decodes, runs the model, answers. Whatever happens stays here.
 
-It holds no locks and shares nothing but a pipe and one block of memory for label maps, so
+It holds no locks and shares nothing but a pipe and one block of memory for voxels, so
 that it can be killed at any moment.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from hub.domain.finding import Evidence
 from hub.domain.inference import ModelKey, Outcome, Timing
 from hub.domain.intended_use import frame_reasons
-from hub.domain.model_card import ImageInput, ModelCard, RegionSpec, VolumeInput
+from hub.domain.model_card import ImageInput, ModelCard, OutputSpec, VolumeInput
 from hub.errors import (
     ConfigError,
     IntegrityError,
@@ -42,18 +42,21 @@ from model_adapters.onnx_local.messages import (
     Failed,
     Limits,
     Load,
-    RegionShape,
     Run,
     Unload,
+    VoxelShape,
 )
-from model_adapters.onnx_local.postprocessing import (
-    Subject,
-    findings_of,
+from model_adapters.onnx_local.postprocessing import findings_of
+from model_adapters.onnx_local.preprocessing import Data, preprocess
+from model_adapters.onnx_local.regions import (
     includes_of,
     segments_of,
     source_labels,
+    source_map,
+    source_probabilities,
 )
-from model_adapters.onnx_local.preprocessing import preprocess
+from model_adapters.onnx_local.source_grid import source_grid
+from model_adapters.onnx_local.values import Subject
 
 read_waveform = at_first_call("hub.formats.waveform:read_waveform")
 
@@ -64,6 +67,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Options of mallopt(3)."""
 _KEPT_BYTES = 1 << 30
 """Freed memory beyond this goes back to the system."""
+_FLOAT, _BYTE = "<f4", "u1"
+"""Of maps; of labels and probabilities."""
 _IDLE_SECONDS = 0.2
 """Another model to load comes sooner than that."""
 
@@ -185,19 +190,17 @@ def answer(graph: Graph, task: Run, store: ObjectStore, decoders: Executor) -> A
     watch.lap("preprocess")
     outputs = graph.run(data)
     watch.lap("inference")
-    uids = _sop_instance_uids(source)
-    subject = Subject(card.id, task.study_instance_uid, _evidence(source))
+    subject = Subject(card.id, task.study_instance_uid, _evidence(source), source_grid(data))
     found = findings_of(card, outputs, subject)
-    region = None
-    spec = card.output.region
-    if spec is not None and found.outcome is Outcome.ASSESSED:
-        _share(source_labels(spec, outputs[spec.output], data), task.labels)
-        region = _region_shape(spec, uids, source, subject)
+    voxels = None
+    if task.voxels and found.outcome is Outcome.ASSESSED:
+        _share(_voxel_parts(card.output, outputs, data), task.voxels)
+        voxels = _voxel_shape(card.output, source, subject)
     watch.lap("postprocess")
     return Answered(
         outcome=found.outcome,
         findings=found.findings,
-        region=region,
+        voxels=voxels,
         reasons=found.reasons,
         warnings=source.warnings,
         timings=(*timings, *watch.timings),
@@ -271,27 +274,45 @@ def _sop_instance_uids(source: Source) -> tuple[str, ...]:
     return source.sop_instance_uids
 
 
-def _share(labels: NDArray[Any], name: str) -> None:
-    """Copy a label map into the parent's memory. Nothing between attach and close may fail:
-    memory that is still in use cannot be closed."""
+def _voxel_parts(
+    output: OutputSpec, values: Mapping[str, NDArray[Any]], data: Data
+) -> list[tuple[NDArray[Any], str]]:
+    """The arrays in the order of the layout, each with the type that it is shared as."""
+    parts = [(source_map(spec, values[spec.output], data), _FLOAT) for spec in output.maps]
+    spec = output.region
+    if spec is not None:
+        parts.append((source_labels(spec, values[spec.output], data), _BYTE))
+    if spec is not None and spec.probabilities is not None:
+        found = source_probabilities(spec, values[spec.probabilities.output], data)
+        parts += [(segment, _BYTE) for segment in found]
+    return parts
+
+
+def _share(parts: list[tuple[NDArray[Any], str]], name: str) -> None:
+    """Copy voxels into the parent's memory. Nothing between attach and close may fail: memory
+    that is still in use cannot be closed."""
+    sizes = [array.size * np.dtype(kind).itemsize for array, kind in parts]
     shared = SharedMemory(name)
-    fits = shared.size >= labels.size
+    fits = shared.size >= sum(sizes)
     if fits:
-        target = np.frombuffer(memoryview(shared.buf or b""), np.uint8, count=labels.size).reshape(
-            labels.shape
-        )
-        np.copyto(target, labels, casting="unsafe")
-        del target
+        begin = 0
+        for (array, kind), size in zip(parts, sizes, strict=True):
+            buffer = memoryview(shared.buf or b"")
+            target = np.frombuffer(buffer, kind, count=array.size, offset=begin)
+            np.copyto(target.reshape(array.shape), array, casting="unsafe")
+            begin += size
+            del target, buffer
     shared.close()
     if not fits:
         raise IntegrityError("the images are larger than the index says")
 
 
-def _region_shape(
-    spec: RegionSpec, uids: tuple[str, ...], source: Source, subject: Subject
-) -> RegionShape | None:
+def _voxel_shape(output: OutputSpec, source: Source, subject: Subject) -> VoxelShape | None:
     if isinstance(source, Waveform):
         return None
     rows, columns = source.stored_values.shape[-2:]
-    segments, includes = segments_of(spec, subject), includes_of(spec)
-    return RegionShape(uids, rows, columns, segments, includes, source.frames)
+    spec = output.region
+    segments = () if spec is None else segments_of(spec, subject)
+    includes = () if spec is None else includes_of(spec)
+    uids = source.sop_instance_uids
+    return VoxelShape(uids, rows, columns, segments, includes, source.frames)

@@ -25,14 +25,13 @@ from hub.formats.model_manifest import read_manifest
 from hub.formats.volume import read_volume
 from model_adapters.onnx_local.postprocessing import (
     Answer,
-    Subject,
     findings_of,
-    includes_of,
     mean_over_samples,
     softmax,
-    source_labels,
 )
 from model_adapters.onnx_local.preprocessing import data_of
+from model_adapters.onnx_local.regions import includes_of, source_labels
+from model_adapters.onnx_local.values import Subject
 from tests.unit.adapters.toy_models import MANIFEST
 from tests.unit.imaging import ct_series
 
