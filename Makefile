@@ -13,12 +13,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 PIP_LOCKED := $(PIP) install --require-hashes
 PYTEST := $(BIN)/python -m pytest
 FHIR_PEER := tests/peers/fhir
+OHIF_PEER := tests/peers/ohif
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14 python
 
 # Arguments for the commands: make test ARGS='tests/unit -k audit', make demo ARGS=--json
 ARGS ?=
 
-.PHONY: help demo test check fmt bench bench-intake bench-path bench-restart soak lock clean peers
+.PHONY: help demo test check fmt bench bench-intake bench-path bench-restart bench-results soak lock clean peers
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +50,9 @@ bench-intake: peers $(VENV)/.installed-dev ## instances/s and CPU beside DCMTK, 
 bench-path: peers $(VENV)/.installed-dev ## time from the last image to the report, beside a bare script
 	$(BIN)/python -m tests.bench path $(ARGS)
 
+bench-results: peers $(VENV)/.installed-dev ## milliseconds for each document of a result, beside highdicom
+	$(BIN)/python -m tests.bench results $(ARGS)
+
 bench-restart: peers $(VENV)/.installed-dev ## time from kill -9 to the next accepted association
 	$(BIN)/python -m tests.bench restart $(ARGS)
 
@@ -74,7 +78,7 @@ lock: ## write requirements.lock and requirements-dev.lock (ARGS=--upgrade for n
 
 clean: ## remove the virtual environment, caches and build outputs (var/ stays)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
-	  .import_linter_cache .hypothesis $(FHIR_PEER)/node_modules
+	  .import_linter_cache .hypothesis $(FHIR_PEER)/node_modules $(OHIF_PEER)/node_modules
 	find hub connectors model_adapters tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment ------------------------------------------------------------------------
@@ -102,10 +106,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@touch $@
 
 # The real systems that the tests talk to.
-peers: $(VENV)/.peers
-ifneq ($(wildcard $(FHIR_PEER)/package-lock.json),)
-peers: $(FHIR_PEER)/node_modules/.installed
-endif
+peers: $(VENV)/.peers $(FHIR_PEER)/node_modules/.installed $(OHIF_PEER)/node_modules/.installed
 
 $(VENV)/.peers: tests/install-peers.sh $(VENV)/.made
 	sh tests/install-peers.sh
@@ -113,4 +114,10 @@ $(VENV)/.peers: tests/install-peers.sh $(VENV)/.made
 
 $(FHIR_PEER)/node_modules/.installed: $(FHIR_PEER)/package-lock.json $(VENV)/.peers
 	cd $(FHIR_PEER) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# The viewer is a finished web application; of its 204 MB, 136 are for models in the browser.
+$(OHIF_PEER)/node_modules/.installed: $(OHIF_PEER)/package-lock.json $(VENV)/.peers
+	cd $(OHIF_PEER) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	rm -rf $(OHIF_PEER)/node_modules/@ohif/app/dist/ort
 	@touch $@

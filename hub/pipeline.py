@@ -23,6 +23,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from hub.corrections import Corrections, PreparedReport
+from hub.critical_alerts import CriticalAlerts, rules_of
+from hub.domain.critical import marked
 from hub.domain.delivery import DocumentKind, Receipt, RetryPolicy
 from hub.domain.inference import (
     ImagingInput,
@@ -33,26 +36,26 @@ from hub.domain.inference import (
     Unsuitable,
 )
 from hub.domain.intended_use import unsuitable_reasons
+from hub.domain.model_card import ModelCard
 from hub.domain.priors import foreign_priors
 from hub.domain.routing import Route
 from hub.errors import IntegrityError, RejectedError, TransientError, UnsuitableError
 from hub.fetching import Fetching
-from hub.formats.encoding import (
-    FIRST_VERSION,
-    Encoder,
-    EncodingContext,
-    check_document_identity,
-)
+from hub.formats.encoding import Encoder, EncodingContext
+from hub.formats.record import Record
+from hub.identity_gate import IdentityGate, PatientChangedError, Verified, record_followed
 from hub.ports import Confirming, Destination, Jobs
 from hub.prior_steps import PriorSteps, prior_notes, too_few_priors
 from hub.registry import Registry, RunningDestination, RunningModel
-from hub.report_steps import Made, ReportMaker, groups_of
+from hub.report_steps import ReportMaker, groups_of
 from hub.store import instances, results
 from hub.store.database import Database
 from hub.store.deliveries import DeliveryTask
 from hub.store.delivery_ledger import IN_TURN, DeliveryLedger
 from hub.store.documents import DocumentStore
 from hub.store.journal import Journal
+from hub.store.quarantine import Quarantine
+from hub.store.report_ledger import ReportLedger
 from hub.store.request_ledger import RequestLedger
 from hub.store.results import RequestRow, RequestState
 from hub.store.series_progress import SeriesTimes, SeriesWatch
@@ -79,6 +82,8 @@ class Pipeline:
     indexed_until: Callable[[], datetime] | None = None
     fetching: Fetching | None = None
     priors: PriorSteps | None = None
+    unique_accession_numbers: bool = True
+    """`IdentityGate.unique_accession_numbers`"""
 
     # --- 2. and 3. complete, route -----------------------------------------------------------
 
@@ -110,9 +115,9 @@ class Pipeline:
 
     @property
     def encoders_in_use(self) -> Mapping[DocumentKind, Encoder]:
-        """Those of the documents that any destination gets."""
+        """Those of the documents that any destination gets, and of the record."""
         wanted = self.reports.wanted(self.registry.destinations)
-        kinds = frozenset().union(*(group.kinds for group in groups_of(wanted)))
+        kinds = frozenset({DocumentKind.RECORD}).union(*(g.kinds for g in groups_of(wanted)))
         return {kind: encode for kind, encode in self.encoders.items() if kind in kinds}
 
     @property
@@ -126,6 +131,23 @@ class Pipeline:
             deliveries=self.deliveries,
             registry=self.registry,
             journal=self.journal,
+        )
+
+    @property
+    def gate(self) -> IdentityGate:
+        """What stands before encoding and before each delivery."""
+        return IdentityGate(
+            database=self.database, unique_accession_numbers=self.unique_accession_numbers
+        )
+
+    @property
+    def corrections(self) -> Corrections:
+        """The same parts, for every version of a report."""
+        return Corrections(
+            database=self.database,
+            maker=self.reports,
+            ledger=ReportLedger(self.database, self.jobs, self.journal),
+            routes=self.routes,
         )
 
     @property
@@ -148,18 +170,20 @@ class Pipeline:
         row = self.requests.begin(request_id)
         if row is None:
             return
+        answer: Record | None = None
         try:
             model = self._pinned_model(row)
             request = self._inference_request(row)
             result = self._noting_priors(self.infer(model, request), row)
-            self.verify(request, result)
-            made = self.encode(model, request, result, row)
-            result = replace(result, timings=(*result.timings, *made.timings))
-            self._answer(row, request, result, made)
+            result = self._marking_critical(result, row, model.package.card)
+            answer = Record(request, result, model.package.card)
+            verified = self.verify(request, result, model.package.card)
+            report = self.encode(model, verified.request, verified.result, row)
+            self._answer(row, verified, report)
         except TransientError as error:
             self.requests.retry(row, error)
         except IntegrityError as error:
-            self.requests.end(row, RequestState.QUARANTINED, str(error))
+            self._quarantine(row, str(error), answer)
         except RejectedError as error:
             self.requests.end(row, RequestState.FAILED, str(error))
 
@@ -220,14 +244,30 @@ class Pipeline:
             reasons=reasons,
         )
 
-    @staticmethod
-    def verify(request: InferenceRequest, result: InferenceResult) -> None:
-        """The identity gate: patient, study, order, model and images are those of the request.
+    def _marking_critical(
+        self, result: InferenceResult, row: RequestRow, card: ModelCard
+    ) -> InferenceResult:
+        rules = rules_of(self.routes, row.route, card)
+        return replace(result, findings=marked(result.findings, rules))
+
+    def verify(
+        self, request: InferenceRequest, result: InferenceResult, card: ModelCard
+    ) -> Verified:
+        """The identity gate: patient, study, order, model and images are those of the request,
+        and it could be true of them. A patient who was renamed or merged since is followed.
 
         Raises:
             IntegrityError: they are not; nothing of the result leaves the hub.
         """
-        check_document_identity(request, result)
+        return self.gate.verify(request, result, card)
+
+    def _quarantine(self, row: RequestRow, reason: str, answer: Record | None) -> None:
+        """Nothing of it is sent; what was answered is kept for the person who decides."""
+        quarantine = Quarantine(self.database, self.documents, self.jobs, self.journal)
+        kept = None if answer is None else quarantine.filed(answer)
+        with self.database.write() as connection:
+            if self.requests.quarantine(connection, row, reason) and kept is not None:
+                results.add_documents(connection, [kept])
 
     def encode(
         self,
@@ -235,34 +275,36 @@ class Pipeline:
         request: InferenceRequest,
         result: InferenceResult,
         row: RequestRow,
-    ) -> Made:
-        """Make every document that a destination of the request takes.
+    ) -> PreparedReport:
+        """Make every document that a destination of the request takes, and the record.
 
-        A model that was never asked (``unsuitable``) and a route in shadow mode make none.
+        A route in shadow mode makes only the record.
         """
-        silent = row.shadow or result.outcome is Outcome.UNSUITABLE
-        destinations = {} if silent else self.reports.wanted(row.deliver_to)
-        return self.reports.make(
-            request, result, model.package.card, FIRST_VERSION, destinations=destinations
-        )
+        return self.corrections.prepare(row, request, result, model.package.card)
 
     def _answer(
         self,
         row: RequestRow,
-        request: InferenceRequest,
-        result: InferenceResult,
-        made: Made,
+        verified: Verified,
+        report: PreparedReport,
     ) -> None:
         """Keep the answer and start its deliveries, all or nothing."""
-        filed = self.reports.store(made, FIRST_VERSION.number)
-        digests = {one.document.document_id: one.sha256 for one in filed}
+        request, result = verified.request, verified.result
+        result = replace(result, timings=(*result.timings, *report.timings))
+        critical = CriticalAlerts(self.reports, self.routes)
         with self.database.write() as connection:
             self.deliveries.lock(connection, row.study.study_instance_uid)
-            if not self.requests.finish(connection, row, request, result, digests):
-                return
-            if not row.shadow and result.outcome is not Outcome.UNSUITABLE:
-                self.reports.send(connection, row, made, filed)
-                self.reports.alarm_missing(connection, row)
+            if self.requests.finish(connection, row, request, result, report.digests):
+                record_followed(connection, self.journal, row, verified)
+                made, priority = critical.send(
+                    connection, row, request, result, report.made, version=report.row.version
+                )
+                report = replace(report, made=made, priority=priority)
+                self.corrections.keep(connection, row, report)
+
+    def run_report(self, argument: str) -> None:
+        """The job of a further version of a report: it was changed, withdrawn, or never came."""
+        self.corrections.run_report(argument)
 
     # --- 7. deliver ------------------------------------------------------------------------
 
@@ -283,17 +325,33 @@ class Pipeline:
             receipt = self.deliver(task, running.destination)
         except TransientError as error:
             self.deliveries.retry(task, error, self._retry_policy(task))
-        except (RejectedError, IntegrityError) as error:
+        except PatientChangedError as error:
+            self.corrections.ask_for_current_patient(task, str(error))
+            self.deliveries.not_sent(task, str(error))
+        except IntegrityError as error:
+            self.deliveries.quarantine(task, str(error))
+        except RejectedError as error:
             self.deliveries.give_up(task, str(error))
         else:
             self.deliveries.taken(task, receipt)
 
     def deliver(self, task: DeliveryTask, destination: Destination) -> Receipt:
-        """Send once; only the destination's own confirmation counts."""
-        if task.identity.study_instance_uid != task.delivery.study_instance_uid:
-            raise IntegrityError("the document belongs to another study")
-        document = task.document(self.documents.get(task.sha256))
+        """Send once, after the identity gate; only the destination's own confirmation counts."""
+        document = task.document(self._content(task))
+        self.gate.check_delivery(task, document)
         return destination.deliver(document, task.delivery.delivery_id)
+
+    def _content(self, task: DeliveryTask) -> bytes:
+        """The document's bytes. A person mends a file that was lost or damaged, and sends it
+        again.
+
+        Raises:
+            RejectedError: it was.
+        """
+        try:
+            return self.documents.get(task.sha256)
+        except IntegrityError as error:
+            raise RejectedError(str(error)) from error
 
     def _confirm(self, task: DeliveryTask, running: RunningDestination) -> None:
         """Ask a destination whether it keeps what it took."""
@@ -301,7 +359,7 @@ class Pipeline:
         if not isinstance(destination, Confirming):  # it was configured so when it was sent
             self.deliveries.taken(task, Receipt("taken; nothing confirms it any more"))
             return
-        document = task.document(self.documents.get(task.sha256))
+        document = task.document(self._content(task))
         try:
             receipt = destination.confirm(document, task.awaiting)
         except TransientError as error:
@@ -331,6 +389,10 @@ class Pipeline:
     def request_failed(self, request_id: str, reason: str) -> None:
         """An attempt at a request ended in a fault: the next one, or a dead letter, follows."""
         self.requests.fail(request_id, reason)
+
+    def report_failed(self, argument: str, reason: str) -> None:
+        """A further version of a report could not be made: a person is told."""
+        self.corrections.report_failed(argument, reason)
 
     def delivery_failed(self, argument: str, reason: str) -> None:
         """An attempt at a delivery ended in a fault: the next one, or a dead letter, follows."""

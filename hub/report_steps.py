@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import sqlalchemy as sa
 
 from hub.domain.delivery import DICOM_KINDS, Document, DocumentKind
 from hub.domain.inference import InferenceRequest, InferenceResult, Priority, Timing
 from hub.domain.model_card import ModelCard
-from hub.domain.report import ReportVersion
+from hub.domain.report import PreviousDocument, ReportVersion
 from hub.formats.encoding import SAME_FOR_ALL, Encoder, EncodingContext
-from hub.ports import Clock
+from hub.ports import Clock, at_first_call
 from hub.registry import Registry
 from hub.store import results
 from hub.store.delivery_ledger import DeliveryLedger
@@ -34,7 +35,11 @@ CARRY_A_PDF = frozenset(
     }
 )
 
+_check_documents = at_first_call("hub.formats.invariants:check_documents")
+
 Kinds = frozenset[DocumentKind]
+Predecessors = Callable[[tuple[str, ...]], tuple[PreviousDocument, ...]]
+"""What these destinations got of the report that is replaced, as DICOM objects."""
 
 
 def delivery_queue(concurrency: int) -> str:
@@ -87,17 +92,13 @@ def groups_of(destinations: Mapping[str, Iterable[DocumentKind]]) -> list[_Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportMaker:
-    """Makes the documents of a version; keeps and sends them."""
+class DocumentMaker:
+    """Encodes results; keeps and sends nothing."""
 
     encoders: Mapping[DocumentKind, Encoder]
     """In the order in which documents may refer to each other."""
     context: Callable[[], EncodingContext]
     clock: Clock
-    documents: DocumentStore
-    deliveries: DeliveryLedger
-    registry: Registry
-    journal: Journal
 
     def make(
         self,
@@ -108,20 +109,35 @@ class ReportMaker:
         *,
         destinations: Mapping[str, Iterable[DocumentKind]],
         earlier: Mapping[DocumentKind, Document] | None = None,
+        made_at: datetime | None = None,
+        predecessors: Predecessors | None = None,
     ) -> Made:
         """Encode a result for destinations, each with the kinds of document that it gets.
 
-        ``earlier``: documents of the first version that are not made again.
+        ``earlier``: documents of the first version that are not made again. ``made_at``: when this
+        version was made, where it was asked for before; the same each time it is encoded.
 
         Raises:
             IntegrityError: the result does not belong to its request, or cannot be valid.
             RejectedError: it cannot be expressed.
         """
-        making = _Making(self, request, result, card, version, earlier or {})
+        making = _Making(self, request, result, card, version, earlier or {}, predecessors)
         context = self.context()
+        if made_at is not None:
+            context = replace(context, made_at=made_at)
         for group in groups_of(destinations):
             making.encode(group, context)
         return Made(making.documents, making.profiles, making.sent, tuple(making.timings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportMaker(DocumentMaker):
+    """Makes the documents of a version; keeps and sends them."""
+
+    documents: DocumentStore
+    deliveries: DeliveryLedger
+    registry: Registry
+    journal: Journal
 
     def wanted(self, names: Iterable[str]) -> dict[str, tuple[DocumentKind, ...]]:
         """What each of these destinations gets; those that are not configured any more are left
@@ -181,19 +197,23 @@ class ReportMaker:
 class _Making:
     """One version in the making."""
 
-    maker: ReportMaker
+    maker: DocumentMaker
     request: InferenceRequest
     result: InferenceResult
     card: ModelCard
     version: ReportVersion
     earlier: Mapping[DocumentKind, Document]
+    predecessors: Predecessors | None
     documents: dict[str, Document] = field(default_factory=dict)
     profiles: dict[str, str] = field(default_factory=dict)
     sent: dict[str, tuple[Document, ...]] = field(default_factory=dict)
     timings: list[Timing] = field(default_factory=list)
 
     def encode(self, group: _Group, context: EncodingContext) -> None:
-        context = replace(context, report=self.version, profile=group.profile)
+        version = self.version
+        if self.predecessors is not None:
+            version = replace(version, predecessors=self.predecessors(tuple(group.destinations)))
+        context = replace(context, report=version, profile=group.profile)
         kinds = group.kinds
         related = {kind: one for kind, one in self.earlier.items() if kind in kinds}
         made: dict[DocumentKind, Document] = {}
@@ -203,8 +223,15 @@ class _Making:
                 made[kind] = document
                 self.documents.setdefault(document.document_id, document)
                 self.profiles.setdefault(document.document_id, group.profile)
+        self._check(made.values(), version)
         for name, wanted in group.destinations.items():
             self.sent[name] = tuple(one for kind, one in made.items() if kind in wanted)
+
+    def _check(self, made: Iterable[Document], version: ReportVersion) -> None:
+        """The last look at the bytes: whose they are, and what they refer to."""
+        known = {one.document_id for one in self.earlier.values()}
+        known.update(one.sop_instance_uid for one in version.predecessors)
+        _check_documents(self.request, made, known)
 
     def _encoded(
         self,

@@ -14,6 +14,7 @@ need orthanc-dicomweb /usr/share/orthanc/plugins/libOrthancDicomWeb.so
 need dcmtk storescu
 need dicom3tools dciodvfy
 need poppler-utils pdftotext
+need chromium chromium
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need postgresql initdb
 
 node_major() { node --version 2>/dev/null | sed -n 's/^v\([0-9]*\).*/\1/p'; }

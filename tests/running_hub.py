@@ -354,10 +354,10 @@ class RunningHub:
             "completeness": {"quiet_seconds": 0.5, "straggler_seconds": 3.0},
             "delivery": retry,
             "workers": {"count": self.options.workers, "heartbeat_seconds": 1.0},
-            "web": {"port": self.http_port},
             "log": {"level": "debug"},
             "storage": {"pool_bytes": POOL_BYTES},
             **self.options.sections,
+            "web": {"port": self.http_port, **self.options.sections.get("web", {})},
         }
 
     def _destinations(self) -> list[dict[str, Any]]:

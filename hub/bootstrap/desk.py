@@ -87,7 +87,10 @@ class Desk:
         return self._known().not_stored(wanted, within)
 
     def patient_changed(self, change: PatientChange) -> None:
-        """As hub.ports.Knowledge."""
+        """As hub.ports.Knowledge; also before the tables are there: who is told "never" does not
+        tell it again."""
+        if not self._registered:
+            self._wait_for_tables()
         self._known().patient_changed(change)
 
     def commitment_answered(self, report: CommitmentReport) -> None:

@@ -6,60 +6,41 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from importlib.metadata import version
 from itertools import islice
 
 import structlog
 
 from hub.bootstrap.archives import Archives, build_archives, build_fetching, build_prior_steps
+from hub.bootstrap.encoding import ENCODERS, encoding_context
 from hub.bootstrap.hub import Hub
 from hub.bootstrap.models import LoadingModels
 from hub.config import Settings
-from hub.domain.delivery import DocumentKind, RetryPolicy
+from hub.domain.delivery import RetryPolicy
 from hub.domain.routing import Route
 from hub.durable import Engine, JobQueue, Queue
 from hub.errors import CaidxError
 from hub.fetching import FETCH_JOB, FETCH_QUEUE, FETCHES_AT_ONCE
-from hub.formats.encoding import BusinessIdentifier, Encoder, EncodingContext
 from hub.formats.route_expression import compile_expression
 from hub.pipeline import Pipeline
-from hub.ports import Archive, Health, ModelAdapter, at_first_call
+from hub.ports import Archive, Health, ImageRenderer, ModelAdapter, at_first_call
 from hub.prior_steps import PRIORS_JOB, PRIORS_QUEUE
 from hub.registry import Registry
 from hub.report_steps import delivery_queue
 from hub.store.delivery_ledger import DELIVERY_JOB, DeliveryLedger
 from hub.store.housekeeper import EngineRecords, Housekeeper
 from hub.store.index_mark import index_mark
+from hub.store.report_ledger import REPORT_JOB
 from hub.store.request_ledger import REQUEST_JOB, RequestLedger
 from hub.store.retention import Kept, RetentionPolicy, StudyKeeper
 from hub.store.series_progress import SeriesTimes
 from hub.study_steps import STUDY_JOB, STUDY_QUEUE, inference_queue
 from hub.supervisor.faults import Loop, isolated
 from hub.supervisor.processes import settle_after_start, this_process
+from hub.supervisor.rendering import ProcessRenderer
 from hub.supervisor.takeover import SignsOfLife, Takeover
 
-ENCODERS: Mapping[DocumentKind, Encoder] = {
-    DocumentKind.PDF: at_first_call("hub.formats.report_pdf:encode"),
-    DocumentKind.SEG: at_first_call("hub.formats.dicom_seg:encode"),
-    DocumentKind.SEG_FRACTIONAL: at_first_call("hub.formats.seg_fractional:encode"),
-    DocumentKind.SEG_LABELMAP: at_first_call("hub.formats.seg_labelmap:encode"),
-    DocumentKind.PARAMETRIC_MAP: at_first_call("hub.formats.parametric_map:encode"),
-    DocumentKind.KEY_IMAGE: at_first_call("hub.formats.key_image:encode"),
-    DocumentKind.SR: at_first_call("hub.formats.dicom_sr:encode"),
-    DocumentKind.SR_3D: at_first_call("hub.formats.dicom_sr:encode_3d"),
-    DocumentKind.PRESENTATION_STATE: at_first_call("hub.formats.presentation_state:encode"),
-    DocumentKind.KEY_OBJECTS: at_first_call("hub.formats.key_objects:encode"),
-    DocumentKind.REJECTION_NOTE: at_first_call("hub.formats.key_objects:encode_rejection"),
-    DocumentKind.ENCAPSULATED_PDF: at_first_call("hub.formats.report_pdf:encode_dicom"),
-    DocumentKind.FHIR: at_first_call("hub.formats.fhir_report:encode"),
-    DocumentKind.FHIR_R5: at_first_call("hub.formats.fhir_r5:encode"),
-    DocumentKind.ORU: at_first_call("hub.formats.hl7v2_report:encode"),
-    DocumentKind.NOTICE: at_first_call("hub.formats.notice:encode"),
-}
-"""In the order in which documents refer to each other. The first call loads them: for what
-destinations get the rehearsal's, as soon as the worker works."""
 _rehearse = at_first_call("hub.formats.rehearsal:rehearse")
 _COMPLETENESS_SECONDS = 0.02
 _SERIES_SECONDS = 0.25
@@ -93,38 +74,20 @@ def routes_of(settings: Settings) -> tuple[Route, ...]:
     )
 
 
-def encoding_context(hub: Hub) -> Callable[[], EncodingContext]:
-    """What the encoders know of the institution; asked for at the moment of encoding."""
-    site, software = hub.settings.site, version("caidx-hub")
-
-    def now() -> EncodingContext:
-        return EncodingContext(
-            made_at=hub.clock.now(),
-            institution_name=site.institution_name,
-            organization_identifiers=tuple(
-                BusinessIdentifier(i.system, i.value) for i in site.organization_identifiers
-            ),
-            software_version=software,
-            timezone=site.zone,
-            result_system=site.result_system,
-            identifier_systems=site.systems_by_issuer,
-        )
-
-    return now
-
-
 def build_pipeline(
     hub: Hub,
     registry: Registry,
     jobs: JobQueue,
     actor: str,
-    archives: Mapping[str, Archive] | None = None,
+    *,
+    archives: Mapping[str, Archive],
+    images: ImageRenderer,
 ) -> Pipeline:
     """The steps of the path of a study, wired to this process's parts."""
     journal = hub.journal(actor)
     retry = RetryPolicy(first_delay=1.0, max_delay=60.0, attempts=3)
     requests = RequestLedger(hub.database, jobs, journal, retry)
-    fetching = build_fetching(hub, archives or {}, jobs, actor)
+    fetching = build_fetching(hub, archives, jobs, actor)
     return Pipeline(
         database=hub.database,
         documents=hub.documents,
@@ -135,13 +98,14 @@ def build_pipeline(
         registry=registry,
         routes=routes_of(hub.settings),
         encoders=ENCODERS,
-        context=encoding_context(hub),
+        context=encoding_context(hub, images),
         series_times=SeriesTimes(
             quiet=timedelta(seconds=hub.settings.completeness.series_quiet_seconds)
         ),
         indexed_until=index_mark(hub.objects.root).get,
         fetching=fetching,
         priors=build_prior_steps(hub, fetching, requests, registry),
+        unique_accession_numbers=hub.settings.identity.unique_accession_numbers,
     )
 
 
@@ -193,6 +157,7 @@ class Worker:
     pipeline: Pipeline
     housekeeper: Housekeeper
     archives: Archives
+    images: ProcessRenderer
     _loops: tuple[Loop, ...] = ()
     _mark: datetime | None = None
     """The index mark with which nothing was due."""
@@ -208,6 +173,7 @@ class Worker:
                 **self._fetching_jobs(),
                 STUDY_JOB: self._isolated(pipeline.run_study, pipeline.study_failed),
                 REQUEST_JOB: self._isolated(pipeline.run_request, pipeline.request_failed),
+                REPORT_JOB: self._isolated(pipeline.run_report, pipeline.report_failed),
                 DELIVERY_JOB: self._isolated(pipeline.run_delivery, pipeline.delivery_failed),
             },
             self._queues(),
@@ -246,6 +212,7 @@ class Worker:
         for running in self.pipeline.registry.destinations.values():
             running.destination.close()
         self.archives.close()
+        self.images.close()
         self.jobs.close()
 
     def _complete(self) -> None:
@@ -269,10 +236,11 @@ class Worker:
     def _rehearse(self) -> None:
         """Without it the first report after a start takes half a second longer."""
         pipeline = self.pipeline
+        context = replace(pipeline.context(), images=None)  # no process is started for it
         try:
             for running in islice(pipeline.registry.models.values(), 1):
                 key, card = running.package.key, running.package.card
-                _rehearse(pipeline.encoders_in_use, key, card, pipeline.context())
+                _rehearse(pipeline.encoders_in_use, key, card, context)
         except CaidxError as error:
             log.warning("worker.rehearsal-failed", model_id=card.id, reason=str(error))
         finally:
@@ -322,6 +290,7 @@ def build_worker(hub: Hub, loading: LoadingModels) -> Worker:
     jobs = JobQueue(hub.database.url, engine.look_now)
     registry = loading.registry.result()
     archives = build_archives(hub, process)
+    images = ProcessRenderer(hub.objects)
     actor = f"worker:{process.executor_id}"
     return Worker(
         hub=hub,
@@ -330,7 +299,10 @@ def build_worker(hub: Hub, loading: LoadingModels) -> Worker:
         engine=engine,
         jobs=jobs,
         adapters=loading.adapters,
-        pipeline=build_pipeline(hub, registry, jobs, actor, archives.by_name),
+        pipeline=build_pipeline(
+            hub, registry, jobs, actor, archives=archives.by_name, images=images
+        ),
+        images=images,
         archives=archives,
         housekeeper=build_housekeeper(hub, engine, process.executor_id),
     )

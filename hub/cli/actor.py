@@ -10,6 +10,8 @@ from hub.bootstrap.hub import Hub
 from hub.domain.delivery import RetryPolicy
 from hub.durable import JobQueue
 from hub.store.delivery_ledger import DeliveryLedger
+from hub.store.quarantine import Quarantine
+from hub.store.report_ledger import ReportLedger
 from hub.store.request_ledger import RequestLedger
 from hub.store.retention import StudyKeeper
 from hub.study_steps import Rerouting
@@ -46,6 +48,26 @@ def request_ledger(hub: Hub) -> Iterator[RequestLedger]:
     jobs = JobQueue(hub.database.url)
     try:
         yield RequestLedger(hub.database, jobs, hub.journal(actor()), RetryPolicy())
+    finally:
+        jobs.close()
+
+
+@contextmanager
+def report_ledger(hub: Hub) -> Iterator[ReportLedger]:
+    """Reports, decided on in the name of this user."""
+    jobs = JobQueue(hub.database.url)
+    try:
+        yield ReportLedger(hub.database, jobs, hub.journal(actor()))
+    finally:
+        jobs.close()
+
+
+@contextmanager
+def quarantine(hub: Hub) -> Iterator[Quarantine]:
+    """What is in quarantine, decided on in the name of this user."""
+    jobs = JobQueue(hub.database.url)
+    try:
+        yield Quarantine(hub.database, hub.documents, jobs, hub.journal(actor()))
     finally:
         jobs.close()
 

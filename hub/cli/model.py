@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from hub.bootstrap.hub import package_of
+from hub.cli.preview import preview
 from hub.cli.session import Json, session_of
 from hub.config import BUILTIN
 from hub.errors import ConfigError, RejectedError
 from hub.formats.model_manifest import manifest_schema
 
 app = typer.Typer(help="The models that are configured.", no_args_is_help=True)
+app.command("preview")(preview)
 
 
 @app.command("list")

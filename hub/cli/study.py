@@ -75,6 +75,7 @@ def show(
         session.out.print(f"  {cell(line)}")
     session.out.print()
     _show_findings(session, timeline)
+    _show_reports(session, timeline)
     _show_deliveries(session, timeline)
     _show_alerts(session, timeline)
     _show_events(session, timeline)
@@ -185,6 +186,16 @@ def finding_cells(finding: Mapping[str, Any]) -> tuple[str, str]:
     if finding.get("coded_value") is not None:
         return meaning, str(finding["coded_value"]["code_meaning"])
     return meaning, str(finding["presence"])
+
+
+def _show_reports(session: Session, timeline: StudyTimeline) -> None:
+    rows = [
+        (row.request_id, row.version, row.status, row.cause, row.outcome, row.reason, row.made_at)
+        for row in timeline.reports
+    ]
+    columns = ("request", "version", "status", "cause", "outcome", "reason", "made")
+    if rows:
+        session.print_table("versions of reports", columns, rows, "")
 
 
 def _show_deliveries(session: Session, timeline: StudyTimeline) -> None:

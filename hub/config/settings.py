@@ -339,13 +339,17 @@ class WorkerSettings(Section):
 
 
 class WebSettings(Section):
-    """Health, metrics and the read-only API."""
+    """Health, metrics and the API."""
 
     host: str = "127.0.0.1"
     """Address to listen on. The API has no log-in: beyond this host, put an authenticating
     proxy in front of it."""
     port: int = Field(default=8080, ge=1, le=65535)
     """TCP port."""
+    assessment_key: SecretStr | None = None
+    """A long random text that programs send (`Authorization: Bearer ...`) with what people decide
+    about reports, best as a reference (`env:CAIDX_ASSESSMENT_KEY`). Without it the API only
+    reads."""
 
 
 class LogSettings(Section):

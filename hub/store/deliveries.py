@@ -12,7 +12,7 @@ from hub.domain.delivery import Delivery, DeliveryState, Document, DocumentKind
 from hub.domain.identity import StudyIdentity
 from hub.store.database import insert_new
 from hub.store.results import identity_from_row
-from hub.store.schema import deliveries, destination_pace, documents, requests, studies
+from hub.store.schema import deliveries, destination_pace, documents, studies
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,38 +146,6 @@ def task(connection: sa.Connection, delivery_id: str) -> DeliveryTask | None:
         awaiting=row.awaiting or "",
         awaiting_since=row.awaiting_since,
     )
-
-
-def replaced_by(connection: sa.Connection, delivery: Delivery) -> int | None:
-    """Revision of a newer report for the same place at the same destination; None: there is none.
-
-    Only FHIR resources are updated in place; every DICOM object stands beside the earlier ones.
-    """
-    if delivery.kind is not DocumentKind.FHIR:
-        return None
-    own, newer = requests.alias("own"), requests.alias("newer")
-    query = (
-        sa.select(newer.c.revision)
-        .join(deliveries, deliveries.c.request_id == newer.c.request_id)
-        .join(
-            own,
-            sa.and_(
-                own.c.study_instance_uid == newer.c.study_instance_uid,
-                own.c.route == newer.c.route,
-                own.c.model_id == newer.c.model_id,
-                own.c.created_at < newer.c.created_at,
-            ),
-        )
-        .where(
-            own.c.request_id == delivery.request_id,
-            deliveries.c.destination == delivery.destination,
-            deliveries.c.kind == delivery.kind.value,
-            deliveries.c.state != DeliveryState.DEAD.value,
-        )
-        .order_by(newer.c.created_at.desc())
-        .limit(1)
-    )
-    return connection.execute(query).scalar()
 
 
 def set_state(

@@ -19,6 +19,7 @@ from hub.store.database import Database
 from hub.store.deliveries import DeliveryTask
 from hub.store.journal import Journal
 from hub.store.results import RequestRow
+from hub.store.superseding import why_not_sent
 
 DELIVERY_JOB = "delivery"
 SETTLED = (
@@ -26,10 +27,12 @@ SETTLED = (
     DeliveryState.DEAD,
     DeliveryState.SUPERSEDED,
     DeliveryState.QUARANTINED,
+    DeliveryState.DISCARDED,
 )
 IN_TURN = "in-turn"
 """Marks the job of an attempt that has waited for its turn at a destination with a rate."""
 ALARMING = (DeliveryState.DEAD, DeliveryState.QUARANTINED)
+_NOT_TRIED = (DeliveryState.SUPERSEDED, DeliveryState.QUARANTINED)
 _FIRST_QUESTION_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 60.0
 """After a document was taken, until it is first asked whether it is kept; at most between two
 questions, which get rarer the longer it takes."""
@@ -101,10 +104,10 @@ class DeliveryLedger:
         if task.awaiting:
             return False  # it was sent
         with self.database.read() as connection:
-            revision = deliveries.replaced_by(connection, task.delivery)
-        if revision is None:
+            reason = why_not_sent(connection, task.delivery)
+        if reason is None:
             return False
-        detail = f"not sent: the result of revision {revision} takes its place"
+        detail = f"not sent: {reason}"
         self._settle(task, "delivery.superseded", DeliveryState.SUPERSEDED, detail)
         return True
 
@@ -157,6 +160,14 @@ class DeliveryLedger:
             return
         self._settle(task, "delivery.retrying", DeliveryState.RETRYING, str(error), delay=delay)
 
+    def quarantine(self, task: DeliveryTask, reason: str) -> None:
+        """It does not belong to whom it is sent for: it stays here until a person decides."""
+        self._settle(task, "delivery.quarantined", DeliveryState.QUARANTINED, reason)
+
+    def not_sent(self, task: DeliveryTask, reason: str) -> None:
+        """Another document is, or will be, in its place."""
+        self._settle(task, "delivery.superseded", DeliveryState.SUPERSEDED, f"not sent: {reason}")
+
     def give_up(self, task: DeliveryTask, reason: str) -> None:
         """A dead letter, with its reason, until a person asks for it again."""
         self._settle(task, "delivery.dead", DeliveryState.DEAD, reason)
@@ -173,6 +184,20 @@ class DeliveryLedger:
             self._record(connection, "delivery.resent", again.delivery)
         return True
 
+    def release(self, connection: sa.Connection, delivery_ids: Sequence[str]) -> None:
+        """Documents that were quarantined go their way, in the caller's transaction, which has
+        called ``lock``."""
+        lines: dict[tuple[str, str], None] = {}
+        for delivery_id in delivery_ids:
+            deliveries.start_next_round(connection, delivery_id)
+            task = deliveries.task(connection, delivery_id)
+            if task is not None:
+                delivery = task.delivery
+                lines[delivery.study_instance_uid, delivery.destination] = None
+                self._record(connection, "delivery.released", delivery)
+        for uid, destination in lines:
+            self._start_first(connection, uid, destination)
+
     def _settle(
         self,
         task: DeliveryTask,
@@ -184,7 +209,7 @@ class DeliveryLedger:
         awaiting: str | None = None,
     ) -> None:
         """End one attempt, unless another worker did: this one was thought dead, and was not."""
-        sent = 0 if task.awaiting else 1
+        sent = 0 if task.awaiting or state in _NOT_TRIED else 1
         delivery = replace(
             task.delivery, state=state, attempts=task.delivery.attempts + sent, detail=detail
         )
@@ -226,7 +251,7 @@ class DeliveryLedger:
             return
         if task.delivery.state is DeliveryState.PENDING:
             self._enqueue(connection, task, delay_seconds=0.0)
-        elif deliveries.replaced_by(connection, task.delivery) is not None:
+        elif why_not_sent(connection, task.delivery) is not None:
             self._enqueue(connection, task, delay_seconds=0.0, mark="replaced")
 
     def _enqueue(

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from hub.domain.audit import AuditOutcome
 from hub.domain.study import Instance
 from hub.ports import Clock, EndOfTransfer, Sender
-from hub.store import instances, studies, transfers
+from hub.store import accession_numbers, instances, studies, transfers
 from hub.store.database import insert_new
 from hub.store.instances import IndexRow, InstanceState
 from hub.store.journal import Journal
@@ -314,6 +314,10 @@ class Round:
         )
         for one in found:
             one.revision = opened.key.revision
+        named = (one.instance for one in found if one.instance.accession_number)
+        if not opened.has_accession_number and (first := next(named, None)) is not None:
+            number, issuer = first.accession_number, first.issuer_of_accession_number
+            accession_numbers.note(connection, study_instance_uid, number, issuer)
         stranger = next(self._strangers(opened.patient_key, found), None)
         if stranger is not None and studies.add_problem(
             connection, study_instance_uid, TWO_PATIENTS

@@ -27,7 +27,7 @@ from hub.ports import (
 )
 from hub.store import studies
 from hub.store.confirmations import keep_report
-from hub.store.database import Database, insert_new
+from hub.store.database import Database, insert_new, refusing
 from hub.store.journal import Journal
 from hub.store.log_reader import is_readable
 from hub.store.objects import SegmentStore
@@ -105,7 +105,7 @@ class StoreKnowledge:
 
     def patient_changed(self, change: PatientChange) -> None:
         """As hub.ports.Knowledge."""
-        with self.database.write() as connection:
+        with refusing(), self.database.write() as connection:
             record_change(connection, self._journal(change.source), change)
 
     def commitment_answered(self, report: CommitmentReport) -> None:

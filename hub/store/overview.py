@@ -17,6 +17,7 @@ from hub.domain.delivery import DeliveryState
 from hub.store import audit, inquiries
 from hub.store.database import Database
 from hub.store.inquiries import ExpectationRow, FetchRow, PriorsRow
+from hub.store.report_overview import ReportVersionRow, reports_of_study
 from hub.store.schema import (
     alerts,
     association_studies,
@@ -199,6 +200,7 @@ class StudyTimeline:
     expectations: tuple[ExpectationRow, ...]
     fetches: tuple[FetchRow, ...]
     priors: tuple[PriorsRow, ...]
+    reports: tuple[ReportVersionRow, ...]
 
     @property
     def explanation(self) -> tuple[str, ...]:
@@ -350,6 +352,7 @@ def study_timeline(database: Database, study_instance_uid: str) -> StudyTimeline
             expectations=inquiries.expectations_of(connection, uid),
             fetches=inquiries.fetches_for(connection, uid),
             priors=inquiries.priors_of(connection, uid),
+            reports=reports_of_study(connection, uid),
         )
 
 

@@ -15,6 +15,7 @@ from hub.ports import Job, Jobs
 from hub.store import results
 from hub.store.database import Database
 from hub.store.journal import Journal
+from hub.store.report_ledger import ReportLedger
 from hub.store.results import OPEN_STATES, RequestRow, RequestState
 
 REQUEST_JOB = "request"
@@ -128,6 +129,14 @@ class RequestLedger:
                 delay_seconds=delay,
             )
 
+    def quarantine(self, connection: sa.Connection, row: RequestRow, reason: str) -> bool:
+        """Nothing of the answer is sent until a person decides; in the caller's transaction.
+        False when another worker answered first."""
+        if not self._is_current(connection, row):
+            return False
+        self._end(connection, row, RequestState.QUARANTINED, reason)
+        return True
+
     def end(self, row: RequestRow, state: RequestState, reason: str) -> None:
         """A dead letter: recorded and alerted, never read as "nothing found"."""
         with self.database.write() as connection:
@@ -158,6 +167,9 @@ class RequestLedger:
             reason=reason,
             attempts=row.attempts,
         )
+        if state is RequestState.FAILED:
+            reports = ReportLedger(self.database, self.jobs, self.journal)
+            reports.ask_for_failure(connection, row)
 
     def fail(self, request_id: str, reason: str) -> None:
         """A fault of the hub itself ended an attempt."""

@@ -30,7 +30,10 @@ class RequestState(StrEnum):
     FAILED = "failed"
     """A dead letter: the reason is recorded, a person can ask for it again."""
     QUARANTINED = "quarantined"
-    """The answer belongs to somebody else; nothing of it was delivered."""
+    """The answer belongs to somebody else, or cannot be right; nothing of it was delivered. A
+    person releases or discards it."""
+    DISCARDED = "discarded"
+    """A person discarded what was quarantined: it is no answer."""
 
 
 OPEN_STATES = (RequestState.QUEUED, RequestState.RUNNING, RequestState.RETRYING)

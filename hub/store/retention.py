@@ -30,6 +30,7 @@ from hub.store.schema import (
     fetches,
     instances,
     procedure_steps,
+    report_versions,
     requests,
     route_decisions,
     segments,
@@ -98,8 +99,9 @@ def at_work() -> dict[str, Condition]:
         "a model is still asked about it": sa.exists().where(of_study, requests.c.state.in_(_OPEN)),
         "a report is still on its way": sa.exists().where(
             deliveries.c.study_instance_uid == _this,
-            deliveries.c.state.in_(["pending", "retrying"]),
+            deliveries.c.state.in_(["pending", "retrying", "confirming"]),
         ),
+        "a report of it is being made": _has_version("asked"),
         "an archive is still asked about it": sa.exists().where(
             fetches.c.study_instance_uid == _this, fetches.c.state == "running"
         ),
@@ -130,7 +132,9 @@ def for_a_person() -> dict[str, Condition]:
         _later.c.route == route_decisions.c.route,
         _later.c.revision > route_decisions.c.revision,
     )
-    encoded = sa.exists().where(documents.c.request_id == requests.c.request_id)
+    encoded = sa.exists().where(
+        documents.c.request_id == requests.c.request_id, documents.c.kind != "record"
+    )
     sent = sa.exists().where(deliveries.c.request_id == requests.c.request_id)
     return {
         "it is held back": sa.cast(studies.c.problems, sa.Text) != "[]",
@@ -143,12 +147,22 @@ def for_a_person() -> dict[str, Condition]:
             of_study, requests.c.state.in_(["failed", "quarantined"])
         ),
         "a report of it could not be delivered": sa.exists().where(
-            deliveries.c.study_instance_uid == _this, deliveries.c.state == "dead"
+            deliveries.c.study_instance_uid == _this,
+            deliveries.c.state.in_(["dead", "quarantined"]),
         ),
         "a report of it was never sent": sa.exists().where(
             of_study, requests.c.state == "done", encoded, ~sent
         ),
+        "a report of it could not be changed": _has_version("failed"),
     }
+
+
+def _has_version(state: str) -> Condition:
+    return sa.exists().where(
+        requests.c.study_instance_uid == _this,
+        report_versions.c.request_id == requests.c.request_id,
+        report_versions.c.state == state,
+    )
 
 
 def _settled() -> Condition:

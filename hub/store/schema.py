@@ -246,10 +246,12 @@ requests = sa.Table(
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("started_at", UtcTime),
     sa.Column("finished_at", UtcTime),
+    sa.Column("released", sa.JSON),
 )
 """One question to one model. ``input_sha256`` is a digest of the instances that were selected:
 the same input is not asked about again. ``priors``: what was found of the prior examinations that
-the model wants, or why not. ``state``: queued, running, retrying, done, failed, quarantined."""
+the model wants, or why not. ``state``: queued, running, retrying, done, failed, quarantined,
+discarded. ``released``: who released it from quarantine, why and when; null: nobody had to."""
 
 results = sa.Table(
     "results",
@@ -335,7 +337,8 @@ critical_alerts = sa.Table(
     sa.Index("ix_critical_alerts_route", "route", "raised_at"),
 )
 """Every report with a critical finding. ``state``: sent, as an alert of its own; held, because its
-route had raised too many: one escalation stands for them."""
+route had raised too many: one escalation stands for them; escalated: held, too, and the one that
+the escalation was sent for."""
 
 destination_pace = sa.Table(
     "destination_pace",

@@ -38,6 +38,7 @@ class OpenRevision:
     """It was opened by this call."""
     patient_key: tuple[str, str]
     """`PatientIdentity.key` of the study."""
+    has_accession_number: bool = True
 
 
 def revision_for_new_instance(
@@ -61,7 +62,12 @@ def revision_for_new_instance(
     latest = _latest_revision(connection, study_instance_uid)
     if latest is not None and latest.state == RECEIVING:
         key = StudyKey(study_instance_uid, latest.revision)
-        return OpenRevision(key, is_new=False, patient_key=patient_key)
+        return OpenRevision(
+            key,
+            is_new=False,
+            patient_key=patient_key,
+            has_accession_number=bool(study.accession_number),
+        )
     key = StudyKey(study_instance_uid, 1 if latest is None else latest.revision + 1)
     connection.execute(
         sa.insert(study_revisions).values(
@@ -75,7 +81,12 @@ def revision_for_new_instance(
             last_received_at=at,
         )
     )
-    return OpenRevision(key, is_new=True, patient_key=patient_key)
+    return OpenRevision(
+        key,
+        is_new=True,
+        patient_key=patient_key,
+        has_accession_number=bool(study.accession_number),
+    )
 
 
 def _start_afresh(
@@ -88,6 +99,8 @@ def _start_afresh(
         .values(
             patient_id=patient.patient_id,
             issuer_of_patient_id=patient.issuer_of_patient_id,
+            accession_number="",
+            issuer_of_accession_number="",
             problems=[],
             purged_at=None,
         )

@@ -1,4 +1,4 @@
-"""The web role: health, metrics and the read-only JSON API."""
+"""The web role: health, metrics and the JSON API."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from fastapi import FastAPI
 
 from hub.bootstrap.hub import Hub, package_of
 from hub.errors import ConfigError
-from hub.ports import HttpEndpoint, ModelPackage
+from hub.ports import HttpEndpoint, Jobs, ModelPackage
 from hub.web import api, health, metrics
 from hub.web.context import WebContext, context_of
 from hub.web.errors import install_problem_handlers
 
 _DESCRIPTION = """\
 What the hub has received, what it asked which model and why, what came back, and where the
-results went. Read-only. Studies are known by their UID; no names, no birth dates.
+results went. All of it reads, except what people decide about reports. Studies are known by their
+UID; no names, no birth dates of patients.
 """
 
 
@@ -39,9 +40,12 @@ def create_app(context: WebContext, endpoints: Sequence[HttpEndpoint] = ()) -> F
     return app
 
 
-def create_app_of(hub: Hub, endpoints: Sequence[HttpEndpoint] = ()) -> FastAPI:
-    """The application over one hub, with what its configuration names."""
-    return create_app(context_of(hub, tuple(_packages(hub))), endpoints)
+def create_app_of(
+    hub: Hub, endpoints: Sequence[HttpEndpoint] = (), jobs: Jobs | None = None
+) -> FastAPI:
+    """The application over one hub, with what its configuration names; without ``jobs`` it only
+    reads."""
+    return create_app(context_of(hub, tuple(_packages(hub)), jobs), endpoints)
 
 
 def _packages(hub: Hub) -> Iterator[ModelPackage]:

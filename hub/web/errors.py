@@ -55,6 +55,9 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
         {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
         for item in error.errors()
     ]
+    if any(error["field"].startswith("body") for error in errors):
+        detail = "the body of the request cannot be used"
+        return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
     detail = "the request has parameters that cannot be used"
     return problem(request, HTTPStatus.BAD_REQUEST, detail, errors=errors)
 

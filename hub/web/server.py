@@ -11,8 +11,9 @@ import uvicorn
 
 from hub.bootstrap.hub import Hub
 from hub.errors import TransientError
-from hub.ports import HttpEndpoint, at_first_call
+from hub.ports import HttpEndpoint, Jobs, at_first_call
 from hub.supervisor.processes import settle_after_start
+from hub.web.context import assessment_jobs
 from hub.web.deadlines import BodyDeadlines
 from hub.web.endpoints import running_endpoints
 from hub.web.late import Application, LateApplication, health_application
@@ -32,9 +33,13 @@ def serve_web(hub: Hub) -> None:
         Exception: the API could not be made.
     """
     settings = hub.settings.web
-    with _listening(settings.host, settings.port) as listener, running_endpoints(hub) as endpoints:
+    with (
+        _listening(settings.host, settings.port) as listener,
+        running_endpoints(hub) as endpoints,
+        assessment_jobs(hub) as jobs,
+    ):
         application = LateApplication(
-            health_application(hub), "/health/", lambda: _whole(hub, endpoints)
+            health_application(hub), "/health/", lambda: _whole(hub, endpoints, jobs)
         )
         server = uvicorn.Server(
             uvicorn.Config(
@@ -54,8 +59,8 @@ def serve_web(hub: Hub) -> None:
         application.raise_failure()
 
 
-def _whole(hub: Hub, endpoints: Sequence[HttpEndpoint]) -> Application:
-    application: Application = _create_app(hub, endpoints)
+def _whole(hub: Hub, endpoints: Sequence[HttpEndpoint], jobs: Jobs | None) -> Application:
+    application: Application = _create_app(hub, endpoints, jobs)
     settle_after_start()
     return application
 

@@ -1,4 +1,7 @@
-"""Model packages that a test brings: a manifest and a small ONNX graph, no code."""
+"""Model packages that a test brings: a manifest and a small ONNX graph, no code.
+
+One that sees something and says where is in `tests.acceptance.disc_model`.
+"""
 
 from __future__ import annotations
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from tests.bench import intake, path, restart
+from tests.bench import documents, intake, path, restart
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "intake": intake.main,
     "path": path.main,
     "restart": restart.main,
+    "results": documents.main,
 }
 
 

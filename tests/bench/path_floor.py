@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from statistics import median
@@ -22,7 +22,7 @@ import onnxruntime
 import pydicom
 
 from connectors.dicom.requester import Peer, association, status_in
-from hub.bootstrap.worker import ENCODERS
+from hub.bootstrap.encoding import ENCODERS
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Evidence, Region
 from hub.domain.inference import (
@@ -30,6 +30,7 @@ from hub.domain.inference import (
     InferenceRequest,
     InferenceResult,
     InputRole,
+    ModelKey,
     Outcome,
     Priority,
 )
@@ -41,18 +42,22 @@ from hub.formats.part10 import split_part10
 from hub.formats.volume import Volume, read_volume
 from hub.ports import ModelPackage
 from model_adapters.onnx_local.graph import Graph
-from model_adapters.onnx_local.postprocessing import (
-    Subject,
-    findings_of,
-    includes_of,
-    segments_of,
-    source_labels,
-)
+from model_adapters.onnx_local.postprocessing import findings_of
 from model_adapters.onnx_local.preprocessing import Data, preprocess
+from model_adapters.onnx_local.regions import includes_of, segments_of, source_labels
+from model_adapters.onnx_local.values import Subject
 from model_adapters.onnx_local.worker import keep_freed_memory
 from tests.bench.path_study import Peers, StudyFiles
 from tests.bench.results import Parts
 
+MADE = (
+    DocumentKind.PDF,
+    DocumentKind.SEG,
+    DocumentKind.SR,
+    DocumentKind.ENCAPSULATED_PDF,
+    DocumentKind.FHIR,
+)
+"""What the hub makes for the same destinations."""
 PACS_DOCUMENTS = (DocumentKind.SEG, DocumentKind.SR, DocumentKind.ENCAPSULATED_PDF)
 FHIR_HEADERS = {"Content-Type": "application/fhir+json", "Prefer": "return=minimal"}
 
@@ -92,7 +97,8 @@ class Floor:
 
     def report_on(self, study: StudyFiles, threads: int) -> Parts:
         """Do everything once; seconds of each part."""
-        request = _request(study, self._package)
+        files = [path.read_bytes() for path in study.paths]
+        request = request_about(files, self._package.key)
         context = EncodingContext(
             made_at=datetime.now(UTC), institution_name="Bench", software_version="1"
         )
@@ -107,8 +113,8 @@ class Floor:
         result = _result(request, self._package, volume, data, outputs)
         watch.lap("postprocess")
         made: dict[DocumentKind, Document] = {}
-        for kind, encode in ENCODERS.items():
-            document = encode(request, result, card, context, made)
+        for kind in MADE:
+            document = ENCODERS[kind](request, result, card, context, made)
             assert document is not None
             made[kind] = document
             watch.lap(f"encode {kind}")
@@ -152,18 +158,18 @@ def _graph(package: ModelPackage, threads: int) -> Graph:
     return Graph(package.card, session)
 
 
-def _request(study: StudyFiles, package: ModelPackage) -> InferenceRequest:
+def request_about(files: Sequence[bytes], model: ModelKey) -> InferenceRequest:
     """The question, with what the headers say; the hub knows it before the last image, too."""
-    instances = tuple(_instance(path.read_bytes()) for path in study.paths)
+    instances = tuple(_instance(file) for file in files)
     first = instances[0]
     series = Series(first.series_instance_uid, first.modality, instances)
     return InferenceRequest(
-        request_id=study.study_instance_uid[-32:],
-        model=package.key,
+        request_id=first.study_instance_uid[-32:],
+        model=model,
         route="chest-ct",
         priority=Priority.ROUTINE,
         study=Study(
-            key=StudyKey(study.study_instance_uid, 1),
+            key=StudyKey(first.study_instance_uid, 1),
             patient=first.patient,
             accession_number=first.accession_number,
             issuer_of_accession_number=first.issuer_of_accession_number,

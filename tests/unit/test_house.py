@@ -24,6 +24,7 @@ FUNCTION_LINES_P90 = 30
 MIGRATIONS = "hub/store/migrations/versions/"  # lists of tables, written once
 MAY_CATCH_EVERYTHING = {
     "hub/supervisor/faults.py",
+    "hub/supervisor/rendering_process.py",
     "hub/supervisor/sources.py",
     "model_adapters/onnx_local/worker.py",
 }

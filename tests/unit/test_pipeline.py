@@ -18,7 +18,7 @@ from hub.domain.model_card import ModelCard, VolumeInput
 from hub.domain.routing import Route, RouteMode
 from hub.domain.study import StudyKey
 from hub.errors import IntegrityError, RejectedError, TransientError, UnsuitableError
-from hub.formats import fhir_report, report_pdf
+from hub.formats import fhir_report, record, report_pdf
 from hub.formats.ct_phantom import chest_phantom
 from hub.formats.encoding import EncodingContext
 from hub.formats.part10 import split_part10
@@ -42,7 +42,11 @@ from tests.stored import StoreBench
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 SENDER = Sender("dicom", "SCANNER")
 KEY = ModelKey("lung-density", "1.0.0", "0" * 64)
-ENCODERS = {DocumentKind.PDF: report_pdf.encode, DocumentKind.FHIR: fhir_report.encode}
+ENCODERS = {
+    DocumentKind.PDF: report_pdf.encode,
+    DocumentKind.FHIR: fhir_report.encode,
+    DocumentKind.RECORD: record.encode,
+}
 
 
 @dataclass
@@ -75,6 +79,7 @@ class Bench:
         work = {
             "study": self.pipeline.run_study,
             "request": self.pipeline.run_request,
+            "report": self.pipeline.run_report,
             "delivery": self.pipeline.run_delivery,
         }
         batch, self.jobs.enqueued[:] = list(self.jobs.enqueued), []
@@ -108,7 +113,7 @@ def _finding(request: InferenceRequest) -> InferenceResult:
     finding = Finding(
         tracking_uid="2.25.7",
         tracking_identifier="lungs",
-        code=Code("50021-2", "LN", "Lung volume"),
+        code=Code("118565006", "SCT", "Volume"),
         value=4200.0,
         unit=Code("mL", "UCUM", "mL"),
     )

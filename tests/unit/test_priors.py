@@ -22,6 +22,7 @@ from hub.prior_steps import NONE_FOUND, NOT_TOLD, PRIORS_JOB, TIME_OVER, PriorSt
 from hub.registry import RunningModel
 from hub.store.fetches import PRIOR_REASON
 from hub.store.schema import alerts, fetches, requests, results, route_decisions
+from tests.builders import model_card
 from tests.unit.test_fetching import FakeArchive
 from tests.unit.test_pipeline import Bench, make_bench
 
@@ -395,7 +396,7 @@ def test_a_result_on_another_patients_prior_never_leaves(parts: PriorBench) -> N
     inputs = (request.inputs[0], ImagingInput(InputRole.PRIOR, (changed,)))
     answer = parts.bench.adapter.infer(request)
     with pytest.raises(IntegrityError, match="prior of another patient"):
-        parts.bench.pipeline.verify(replace(request, inputs=inputs), answer)  # type: ignore[arg-type]
+        parts.bench.pipeline.verify(replace(request, inputs=inputs), answer, model_card())  # type: ignore[arg-type]
 
 
 # --- restarts --------------------------------------------------------------------------------

@@ -26,6 +26,13 @@ Kind = DocumentKind
 Made = tuple[DocumentKind, str, frozenset[DocumentKind]]
 
 
+@pytest.fixture(autouse=True)
+def _any_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These documents are named, not encoded: tests/unit/formats/test_invariants.py looks at real
+    ones."""
+    monkeypatch.setattr("hub.report_steps._check_documents", lambda *_: None)
+
+
 def test_destinations_that_get_the_same_dicom_documents_are_a_group() -> None:
     groups = groups_of(
         {

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from hub.domain.process import ProcessIdentity
+from hub.domain.routing import RouteMode
 from hub.errors import IntegrityError, RejectedError, TransientError
 from hub.formats.ct_phantom import chest_phantom
 from hub.formats.route_expression import compile_expression
@@ -25,6 +26,7 @@ from hub.store.schema import (
     alerts,
     deliveries,
     documents,
+    report_versions,
     requests,
     results,
     route_decisions,
@@ -110,7 +112,7 @@ def test_images_go_when_their_time_has_come_and_results_later(site: Site) -> Non
     assert site.held() == []
     assert site.bench.column(segments.c.state) == ["released"]
     assert site.bench.column(studies.c.purged_at) == [site.bench.clock.now()]
-    assert len(list(site.bench.pipeline.documents.root.glob("*/*"))) == 2
+    assert len(list(site.bench.pipeline.documents.root.glob("*/*"))) == 3
 
     site.bench.clock.advance(10 * DAY)
     site.housekeeper().turn()
@@ -154,6 +156,8 @@ BLOCKS: dict[str, Callable[[Site], None]] = {
     "an answer was foreign": lambda s: s.set(requests, state="quarantined"),
     "a delivery is pending": lambda s: s.set(deliveries, state="retrying"),
     "a delivery is dead": lambda s: s.set(deliveries, state="dead"),
+    "a report is being made": lambda s: s.set(report_versions, state="asked"),
+    "a report could not be changed": lambda s: s.set(report_versions, state="failed"),
     "held back": lambda s: s.set(studies, problems=["two patients"]),
     "a rule failed": lambda s: s.set(route_decisions, decision="rule-error"),
     "legal hold": lambda s: s.set(studies, legal_hold="a case (user:x)"),
@@ -169,7 +173,7 @@ def test_what_is_not_dealt_with_is_kept(site: Site, what: str) -> None:
     site.housekeeper(full).turn()
     site.keeper.purge(uid, "chosen before that happened", images=True, results=True)
     assert site.held() == [uid]
-    assert len(list(site.bench.pipeline.documents.root.glob("*/*"))) == 2
+    assert len(list(site.bench.pipeline.documents.root.glob("*/*"))) == 3
     if what == "legal hold":
         with pytest.raises(RejectedError, match="legal hold"):
             site.keeper.purge_by_hand(uid, "space", force=True)
@@ -268,13 +272,24 @@ def test_with_little_space_the_oldest_delivered_studies_go_first(site: Site) -> 
     assert site.bench.actions().count("retention.no-space") == 1
 
 
+def test_a_result_that_nobody_gets_goes_in_its_time_with_its_record(site: Site) -> None:
+    bench = site.bench
+    bench.pipeline = replace(bench.pipeline, routes=(_route(mode=RouteMode.SHADOW),))
+    site.study()
+    assert bench.column(documents.c.kind) == ["record"]
+    bench.clock.advance(30 * DAY)
+    site.housekeeper().turn()
+    assert site.held() == []
+    assert list(bench.pipeline.documents.root.glob("*/*")) == []
+
+
 # --- by hand -----------------------------------------------------------------------------------
 
 
 def test_a_person_may_delete_at_once_and_has_to_say_why(site: Site) -> None:
     uid = site.study()
     purged = site.keeper.purge_by_hand(uid, "the patient asked for it", force=False)
-    assert (purged.instances, purged.documents) == (2, 2)
+    assert (purged.instances, purged.documents) == (2, 3)
     assert site.held() == []
     assert list(site.bench.pipeline.documents.root.glob("*/*")) == []
     (row,) = site.purges()

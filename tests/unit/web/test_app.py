@@ -205,10 +205,14 @@ def test_no_answer_holds_the_patient(client: TestClient) -> None:
     assert "CAIDX-4711" not in everything
 
 
-def test_everything_is_in_the_openapi_document_and_only_reads(client: TestClient) -> None:
+def test_everything_is_in_the_openapi_document_and_only_assessments_write(
+    client: TestClient,
+) -> None:
     paths = client.get("/api/openapi.json").json()["paths"]
-    assert len(paths) == 12
-    assert {method for path in paths.values() for method in path} == {"get"}
+    assert len(paths) == 14
+    assert [path for path, methods in paths.items() if set(methods) != {"get"}] == [
+        "/api/v1/results/{request_id}/assessments"
+    ]
 
 
 # --- errors --------------------------------------------------------------------------------

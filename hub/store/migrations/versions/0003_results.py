@@ -24,6 +24,7 @@ def upgrade() -> None:
     op.add_column(
         "deliveries", sa.Column("position", sa.Integer(), nullable=False, server_default="0")
     )
+    op.add_column("requests", sa.Column("released", sa.JSON()))
     op.add_column("deliveries", sa.Column("awaiting", sa.Text()))
     op.add_column("deliveries", sa.Column("awaiting_since", UtcTime()))
     op.create_index(

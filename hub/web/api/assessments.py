@@ -1,0 +1,144 @@
+"""What people decide about reports: accept, modify, reject; and the reports themselves.
+
+The API has no log-in yet: who may write holds one key, and names the person.
+"""
+
+from __future__ import annotations
+
+import hmac
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from hub.domain.assessment import Decision, FindingChange
+from hub.domain.report import Person, ReportCause
+from hub.errors import RejectedError
+from hub.store.report_ledger import NoSuchRequestError, NotDecidableError, ReportLedger
+from hub.store.report_overview import ReportRow, report_of_request
+from hub.web.context import Context
+
+router = APIRouter(prefix="/results/{request_id}", tags=["reports"])
+
+RequestId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="Of the request.")]
+
+_CAUSES = {
+    "accept": ReportCause.ACCEPTED,
+    "modify": ReportCause.MODIFIED,
+    "reject": ReportCause.REJECTED,
+}
+_CLOSED = "assessments are closed: `web.assessment_key` in the configuration opens them"
+_NO_REQUEST = "no request with this identifier"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Assessor(_Body):
+    """Who decides, and answers for it."""
+
+    name: str = Field(min_length=1, max_length=200)
+    """`Family^Given^Middle^Prefix^Suffix`, or as people write it."""
+    identifier: str = Field(default="", max_length=200)
+    """E.g. a physician number."""
+    identifier_system: str = Field(default="", max_length=200)
+    """URI of the system of `identifier`."""
+    organization: str = Field(default="", max_length=200)
+
+
+class Assessment(_Body):
+    """One person's word on a report."""
+
+    assessment: Literal["accept", "modify", "reject"]
+    person: Assessor
+    reason: str = Field(default="", max_length=1000)
+    """Stands in the report; `modify` and `reject` need one."""
+    changes: list[FindingChange] = Field(default_factory=list, max_length=1000)
+    """For `modify`: what becomes of which finding."""
+
+
+class AssessedVersion(BaseModel):
+    """The version of the report that an assessment made."""
+
+    request_id: str
+    version: int
+    status: str
+    """final, amended or entered-in-error."""
+    state: str
+    """asked: it will be made and sent; made: its documents are on their way; failed."""
+    made_at: datetime
+
+
+def _assessor(
+    context: Context, authorization: Annotated[str, Header(max_length=1000)] = ""
+) -> ReportLedger:
+    """Whoever holds the key.
+
+    Raises:
+        HTTPException: 403, nobody may; 401, this one may not.
+    """
+    if not context.assessment_key or context.reports is None:
+        raise HTTPException(HTTPStatus.FORBIDDEN, _CLOSED)
+    scheme, _, given = authorization.partition(" ")
+    key = context.assessment_key.get_secret_value()
+    right = hmac.compare_digest(given.strip().encode(), key.encode())  # in constant time
+    if scheme.lower() != "bearer" or not right:
+        header = {"WWW-Authenticate": 'Bearer realm="caidx assessments"'}
+        raise HTTPException(HTTPStatus.UNAUTHORIZED, "the key is missing or wrong", header)
+    return context.reports
+
+
+@router.get("", responses={404: {"description": "No such request"}})
+def report(request_id: RequestId, context: Context) -> ReportRow:
+    """One report: the model's findings, and every version of it."""
+    found = report_of_request(context.database, request_id)
+    if found is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND, _NO_REQUEST)
+    return found
+
+
+@router.post(
+    "/assessments",
+    status_code=HTTPStatus.CREATED,
+    responses={
+        200: {"description": "It was decided so already"},
+        401: {"description": "The key is missing or wrong"},
+        403: {"description": "Assessments are closed"},
+        404: {"description": "No such request"},
+        409: {"description": "There is no answer to decide on, or it was withdrawn or replaced"},
+        422: {"description": "The assessment does not fit to the findings"},
+    },
+)
+def assess(
+    request_id: RequestId,
+    assessment: Assessment,
+    response: Response,
+    ledger: Annotated[ReportLedger, Depends(_assessor)],
+) -> AssessedVersion:
+    """Accept, modify or reject a report; the same assessment again changes nothing."""
+    try:
+        decision = Decision(
+            _CAUSES[assessment.assessment],
+            Person(**assessment.person.model_dump()),
+            assessment.reason,
+            tuple(assessment.changes),
+        )
+        version, is_new = ledger.decide(request_id, decision)
+    except NoSuchRequestError:
+        raise HTTPException(HTTPStatus.NOT_FOUND, _NO_REQUEST) from None
+    except NotDecidableError as error:
+        raise HTTPException(HTTPStatus.CONFLICT, str(error)) from None
+    except (ValueError, RejectedError) as error:
+        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
+    if not is_new:
+        response.status_code = HTTPStatus.OK
+    return AssessedVersion(
+        request_id=request_id,
+        version=version.version,
+        status=version.status.value,
+        state=version.state.value,
+        made_at=version.made_at,
+    )
