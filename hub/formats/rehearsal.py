@@ -11,7 +11,15 @@ from collections.abc import Mapping
 
 from hub.domain.coding import Code
 from hub.domain.delivery import Document, DocumentKind
-from hub.domain.finding import Evidence, Finding, Region, Segment
+from hub.domain.finding import (
+    Evidence,
+    Finding,
+    GraphicType,
+    ImageLocation,
+    ParametricMap,
+    Region,
+    Segment,
+)
 from hub.domain.inference import (
     ImagingInput,
     InferenceRequest,
@@ -31,6 +39,8 @@ from hub.formats.part10 import split_part10
 
 _SIZE = 64
 _LUNG = Code("39607008", "SCT", "Lung")
+_VOLUME = Code("118565006", "SCT", "Volume")
+_MILLILITRE = Code("mL", "UCUM", "mL")
 _TRACKING = ("2.25.1", "Rehearsal")
 
 
@@ -92,6 +102,7 @@ def _image() -> Instance:
 def _result(request: InferenceRequest) -> InferenceResult:
     uid = request.study.instances[0].sop_instance_uid
     tracking_uid, tracking_identifier = _TRACKING
+    voxels = _SIZE * _SIZE
     segment = Segment(1, "Lung", _LUNG, _LUNG, tracking_uid, tracking_identifier, (200, 200, 200))
     return InferenceResult(
         request_id=request.request_id,
@@ -102,14 +113,33 @@ def _result(request: InferenceRequest) -> InferenceResult:
             Finding(
                 tracking_uid=tracking_uid,
                 tracking_identifier=tracking_identifier,
-                code=Code("118565006", "SCT", "Volume"),
+                code=_VOLUME,
                 value=1.0,
-                unit=Code("mL", "UCUM", "mL"),
+                unit=_MILLILITRE,
                 finding_site=_LUNG,
                 evidence=(Evidence(uid),),
                 segment_numbers=(1,),
                 statement="Rehearsal.",
+                locations=(ImageLocation(GraphicType.POINT, uid, ((1.0, 1.0),)),),
             ),
         ),
-        region=Region((uid,), _SIZE, _SIZE, bytes([1]) * _SIZE * _SIZE, (segment,)),
+        region=Region(
+            sop_instance_uids=(uid,),
+            rows=_SIZE,
+            columns=_SIZE,
+            labels=bytes([1]) * voxels,
+            segments=(segment,),
+            probabilities=bytes([255]) * voxels,
+        ),
+        maps=(
+            ParametricMap(
+                sop_instance_uids=(uid,),
+                rows=_SIZE,
+                columns=_SIZE,
+                values=bytes(4 * voxels),
+                quantity=_VOLUME,
+                unit=_MILLILITRE,
+                label="Rehearsal",
+            ),
+        ),
     )

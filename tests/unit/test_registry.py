@@ -11,7 +11,7 @@ from hub.registry import CONNECTORS, Registry, discover
 
 def test_the_built_in_parts_arrive_through_their_entry_points() -> None:
     found = discover()
-    assert set(found.connectors) == {"dicom", "dicomweb", "fhir", "folder"}
+    assert set(found.connectors) == {"dicom", "dicomweb", "fhir", "folder", "hl7v2", "webhook"}
     assert set(found.adapters) == {"onnx_local"}
     assert set(found.models) == {"lung-density", "ecg-intervals"}
     assert found.unavailable == ()

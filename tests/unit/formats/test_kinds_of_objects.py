@@ -44,8 +44,8 @@ def documents() -> Any:
 
 def test_a_report_is_told_by_its_title_and_flags(documents: Any) -> None:
     seen = routed(documents[DocumentKind.SR].content)
-    assert seen["concept_name_code"] == "126000"
-    assert seen["concept_name"] == "Imaging Measurement Report"
+    assert seen["concept_name_code"] == "ai-result"
+    assert seen["concept_name"] == "AI result"
     assert (seen["completion_flag"], seen["verification_flag"]) == ("COMPLETE", "UNVERIFIED")
     other = routed(Path(str(get_testdata_file("test-SR.dcm"))).read_bytes())
     assert other["concept_name"]
