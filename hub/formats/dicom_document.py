@@ -9,8 +9,8 @@ from hub.formats.dicom_header import (
     HeaderScan,
     instance_from_header,
     scan_header,
-    split_part10,
 )
+from hub.formats.part10 import data_set_of
 
 
 def checked_header(document: Document) -> HeaderScan:
@@ -19,8 +19,8 @@ def checked_header(document: Document) -> HeaderScan:
     Raises:
         RejectedError: it does not, or is no DICOM file; names attributes, never their values.
     """
-    transfer_syntax_uid, data_set = split_part10(document.content)
-    scan = scan_header(data_set, transfer_syntax_uid)
+    transfer_syntax_uid, start = data_set_of(document.content)
+    scan = scan_header(memoryview(document.content)[start:], transfer_syntax_uid)  # uncopied
     found = instance_from_header(scan, sha256="", location=Location("", 0, 0))
     meant = document.identity
     pairs = {

@@ -66,6 +66,16 @@ def split_part10(file: bytes) -> tuple[str, bytes]:
     Raises:
         RejectedError: not a Part 10 file, or its file meta information cannot be read.
     """
+    transfer_syntax_uid, start = data_set_of(file)
+    return transfer_syntax_uid, file[start:]
+
+
+def data_set_of(file: bytes) -> tuple[str, int]:
+    """The transfer syntax UID of a DICOM file, and where its data set begins.
+
+    Raises:
+        RejectedError: as ``split_part10``.
+    """
     if file[128:132] != b"DICM":
         raise RejectedError("not a DICOM file: the DICM prefix is missing (PS3.10 7.1)")
     position, transfer_syntax_uid = 132, ""
@@ -75,7 +85,7 @@ def split_part10(file: bytes) -> tuple[str, bytes]:
             transfer_syntax_uid = raw.rstrip(b"\0 ").decode("ascii", "replace")
     if not transfer_syntax_uid:
         raise RejectedError("TransferSyntaxUID (0002,0010) is missing")
-    return transfer_syntax_uid, file[position:]
+    return transfer_syntax_uid, position
 
 
 _LONG_META_VRS = frozenset({b"OB", b"UN", b"UT"})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hub.domain.delivery import Document, DocumentKind
 from hub.formats.dicom_header import scan_header
-from hub.formats.part10 import split_part10
+from hub.formats.part10 import data_set_of
 
 SEGMENTATIONS = (
     DocumentKind.SEG,
@@ -46,8 +46,8 @@ def related_objects(
 
 
 def _object(document: Document) -> RelatedObject:
-    transfer_syntax_uid, data_set = split_part10(document.content)
-    header = scan_header(data_set, transfer_syntax_uid)
+    transfer_syntax_uid, start = data_set_of(document.content)
+    header = scan_header(memoryview(document.content)[start:], transfer_syntax_uid)  # uncopied
     return RelatedObject(
         kind=document.kind,
         sop_class_uid=header.sop_class_uid,

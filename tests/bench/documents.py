@@ -124,7 +124,7 @@ class Case:
         )
         content = highdicom.sr.MeasurementReport(
             observation_context=highdicom.sr.ObservationContext(observer_device_context=observer),
-            procedure_reported=codes.LN.CTChest,
+            procedure_reported=_concept(self.card.procedure.procedure_reported),
             imaging_measurements=[group],
             title=codes.DCM.ImagingMeasurementReport,
             referenced_images=self.images,

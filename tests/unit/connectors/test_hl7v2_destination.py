@@ -121,7 +121,7 @@ def test_an_accepted_message_is_delivered(answer: str) -> None:
 
 @pytest.mark.parametrize("answer", ["nothing", "garbage"])
 def test_no_answer_is_asked_again_later(answer: str) -> None:
-    with listening(answer) as listener, to(listener, response_timeout=0.3) as destination:
+    with listening(answer) as listener, to(listener, response_timeout=1.0) as destination:
         with pytest.raises(TransientError, match="no acknowledgement"):
             destination.deliver(oru(), "key")
         assert destination.deliver(oru(), "key").detail == "HL7 AA"
