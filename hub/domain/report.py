@@ -92,10 +92,11 @@ class ReportVersion:
 
     @property
     def is_withdrawn(self) -> bool:
-        """It must not be used any more."""
-        return self.cause in WITHDRAWN
+        """Nothing of it may be used any more."""
+        return self.cause in WITHDRAWN or self.status is ReportStatus.ENTERED_IN_ERROR
 
     @property
-    def is_verified(self) -> bool:
-        """A person answers for it."""
-        return self.cause in VERIFIED
+    def verifier(self) -> Person | None:
+        """Who answers for it; None where nobody does."""
+        stands = self.cause in VERIFIED or self.status is ReportStatus.FINAL
+        return self.person if stands and not self.is_withdrawn else None

@@ -18,6 +18,9 @@ from hub.formats.ucum import is_unit
 _LONGEST_DESIGNATOR = 16
 _LONGEST_SCT, _SHORTEST_SCT = 18, 6
 _LOINC = re.compile(r"[1-9][0-9]{0,6}-[0-9]")
+_LOINC_PART = re.compile(r"L[AGLP][1-9][0-9]{0,6}-[0-9]")
+_NUMBER = re.compile(r"1[0-3][0-9]{4}")
+"""A code of DICOM that is no word: about a hundred are added in a year, from 109001 on."""
 _RADLEX = re.compile(r"RP?ID[1-9][0-9]{0,6}")
 _DESIGNATOR = re.compile(r"[A-Za-z0-9_.\-]+")
 
@@ -71,7 +74,10 @@ def _permuted(times: int, digit: int) -> int:
 
 
 def is_loinc(text: str) -> bool:
-    """A LOINC number: its last digit is a check digit, mod 10 (LOINC users' guide, appendix)."""
+    """A LOINC number: its last digit is a check digit, mod 10 (LOINC users' guide, appendix). Of
+    parts (LP), answers (LA), their lists (LL) and groups (LG) only the form is known."""
+    if _LOINC_PART.fullmatch(text):
+        return True
     if not _LOINC.fullmatch(text):
         return False
     number, _, check = text.partition("-")
@@ -83,8 +89,14 @@ def is_loinc(text: str) -> bool:
 
 
 def is_dicom_code(text: str) -> bool:
-    """A code of PS3.16 annex D, as pydicom lists them."""
-    return text in _dicom_codes()
+    """A code of PS3.16 annex D, as pydicom lists them; or one of a later edition: the numbers are
+    given one after another."""
+    return text in _dicom_codes() or (_NUMBER.fullmatch(text) is not None and text > _newest())
+
+
+@cache
+def _newest() -> str:
+    return max(code for code in _dicom_codes() if _NUMBER.fullmatch(code))
 
 
 @cache

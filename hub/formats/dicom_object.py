@@ -13,9 +13,9 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import derived_uuid
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
 from hub.domain.model_card import ModelCard
-from hub.domain.report import ReportStatus, ReportVersion
+from hub.domain.report import ReportVersion
 from hub.formats.dicom_header import EXPLICIT_VR_LITTLE_ENDIAN
-from hub.formats.dicom_writer import data_set, fitted
+from hub.formats.dicom_writer import Bulk, data_set, fitted
 from hub.formats.encoding import (
     FIRST_VERSION,
     PRODUCT_NAME,
@@ -24,7 +24,7 @@ from hub.formats.encoding import (
     document_uid,
     series_uid,
 )
-from hub.formats.part10 import part10
+from hub.formats.part10 import part10_prefix
 from hub.formats.source_dataset import patient_and_study
 from hub.ports import ReceivedObject
 
@@ -107,15 +107,14 @@ def document_title(
     """``AI`` first, so that no list of series or documents shows it as human-made; then what the
     report is worth, which a long title never pushes out of sight. At most 64 characters."""
     outcome = result.outcome if result is not None else Outcome.ASSESSED
-    if version.is_withdrawn or version.status is ReportStatus.ENTERED_IN_ERROR:
+    if version.is_withdrawn:
         before, after = "AI WITHDRAWN ", ""
     elif outcome is not Outcome.ASSESSED:
         before, after = f"AI {_OUTCOME_TITLES[outcome]} ", ""
     else:
         critical = result is not None and any(f.critical for f in result.findings)
         before = "AI CRITICAL " if critical else "AI "
-        verified = version.is_verified or version.status is ReportStatus.FINAL
-        after = " (verified)" if verified else " (not verified)"
+        after = " (not verified)" if version.verifier is None else " (verified)"
     return before + fitted(card.procedure.title, 64 - len(before) - len(after)) + after
 
 
@@ -144,22 +143,23 @@ def dicom_document(
     kind: DocumentKind,
     request: InferenceRequest,
     header: Dataset,
-    bulk: Mapping[int, bytes],
+    bulk: Mapping[int, bytes] | Bulk,
     related_uids: tuple[str, ...] = (),
 ) -> Document:
     """The finished object, as a Part 10 file."""
-    encoded = ReceivedObject(
+    identity = ReceivedObject(
         sop_class_uid=str(header.SOPClassUID),
         sop_instance_uid=str(header.SOPInstanceUID),
         transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN,
-        data_set=data_set(header, {**patient_and_study(request.study), **bulk}),
+        data_set=b"",
     )
+    pieces = data_set(header, {**patient_and_study(request.study), **bulk})
     return Document(
-        document_id=encoded.sop_instance_uid,
+        document_id=identity.sop_instance_uid,
         kind=kind,
         request_id=request.request_id,
         identity=request.study.identity,
-        content=part10(encoded),
+        content=b"".join((part10_prefix(identity), *pieces)),
         related_uids=related_uids,
     )
 

@@ -42,7 +42,7 @@ class _Frames:
 
     places: tuple[tuple[int, int], ...]
     """The number of the segment and the index of the plane of each frame."""
-    pixels: bytes
+    pixels: tuple[memoryview, ...]
     """One bit for each pixel, the first in the lowest bit, without gaps between frames
     (PS3.5 section 8.1.1)."""
 
@@ -81,11 +81,11 @@ def encode(
     add_compression(header, images)
     add_segments(header, region.segments, card)
     add_dimensions(header, geometry, [REFERENCED_SEGMENT_NUMBER])
-    bulk = {
+    bulk: write.Bulk = {
         0x00081115: referenced_series(images),
         0x52009229: write.sequence(0x52009229, [geometry.shared]),
         0x52009230: per_frame_of_segments(frames.places, planes, geometry),
-        0x7FE00010: write.element(0x7FE00010, "OB", frames.pixels),
+        0x7FE00010: write.large_element(0x7FE00010, frames.pixels),
     }
     return dicom_document(DocumentKind.SEG, request, header, bulk)
 
@@ -93,7 +93,7 @@ def encode(
 def _frames(region: Region) -> _Frames:
     used, drawn = labels_of(region)
     if used.size == 0:
-        return _Frames((), b"")
+        return _Frames((), ())
     places: list[tuple[int, int]] = []
     masks = []
     for number in sorted(segment.number for segment in region.segments):
@@ -111,11 +111,11 @@ def _mask(labels: Labels, values: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _packed(masks: list[npt.NDArray[np.bool_]], pixels_per_frame: int) -> bytes:
+def _packed(masks: list[npt.NDArray[np.bool_]], pixels_per_frame: int) -> tuple[memoryview, ...]:
     if pixels_per_frame % 8 == 0:
         # frames begin on whole bytes, so that segments can be packed one by one, uncopied
-        return b"".join(np.packbits(mask, bitorder="little").tobytes() for mask in masks)
-    return np.packbits(np.concatenate(masks), bitorder="little").tobytes()
+        return tuple(np.packbits(mask, bitorder="little").data for mask in masks)
+    return (np.packbits(np.concatenate(masks), bitorder="little").data,)
 
 
 def _overlap(region: Region) -> bool:

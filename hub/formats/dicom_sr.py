@@ -135,7 +135,7 @@ def _encode(
     )
     sources = _sources(request, result)
     objects: tuple[RelatedObject, ...] = ()
-    if state.is_withdrawn(context.report):
+    if context.report.is_withdrawn:
         title, answer = _withdrawn(request, card, context.report)
     else:
         objects = related_objects(related, ILLUSTRATIONS)

@@ -8,7 +8,7 @@ Every function returns whole elements; the caller keeps them in ascending order 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 
 from pydicom.dataset import Dataset
@@ -31,6 +31,23 @@ def element(tag: int, vr: str, value: bytes) -> bytes:
     if vr in _LONG_VRS:
         return head + struct.pack("<HI", 0, len(value)) + value
     return head + struct.pack("<H", len(value)) + value
+
+
+Pieces = tuple[bytes | memoryview, ...]
+"""What has to be joined to be an element."""
+
+Bulk = dict[int, bytes | Pieces]
+"""Ready-made elements by tag."""
+
+
+def large_element(tag: int, value: Iterable[bytes | memoryview], vr: str = "OB") -> Pieces:
+    """One element of even length whose value is joined only with all others: values of hundreds of
+    megabytes are not copied for each step."""
+    parts = tuple(value)
+    length = sum(memoryview(part).nbytes for part in parts)
+    padding = length % 2
+    head = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, vr.encode(), 0, length + padding)
+    return head, *parts, bytes(padding)
 
 
 def text(tag: int, vr: str, value: str) -> bytes:
@@ -97,18 +114,20 @@ def code(tag: int, concept: Code) -> bytes:
 
 
 def fitted(words: str, limit: int) -> str:
-    """Words as a single value of at most ``limit`` characters; what is cut off shows as an
-    ellipsis, and a backslash (which would separate values) as a slash."""
+    """Words as a single value of at most ``limit`` characters; what is cut off shows as three dots
+    (U+2026 is three bytes, too long for validators that count bytes), and a backslash, which would
+    separate values, as a slash."""
     single = " ".join(words.replace("\\", "/").split())
-    return single if len(single) <= limit else single[: limit - 1].rstrip() + "…"
+    return single if len(single) <= limit else single[: limit - 3].rstrip() + "..."
 
 
-def data_set(header: Dataset, bulk: Mapping[int, bytes]) -> bytes:
-    """An encoded data set of a header and of ready-made elements by tag."""
+def data_set(header: Dataset, bulk: Bulk) -> Pieces:
+    """An encoded data set, in pieces, of a header and of ready-made elements by tag."""
     elements = dict(bulk)
     for item in header:
         buffer = DicomBytesIO()
         buffer.is_little_endian, buffer.is_implicit_VR = True, False
         write_data_element(buffer, item, ["utf8"])
         elements[int(item.tag)] = buffer.getvalue()
-    return b"".join(elements[tag] for tag in sorted(elements))
+    ordered = (elements[tag] for tag in sorted(elements))
+    return tuple(piece for one in ordered for piece in (one if isinstance(one, tuple) else (one,)))

@@ -26,8 +26,8 @@ from hub.formats.fhir_resources import (
     subject,
     urn,
 )
-from hub.formats.fhir_status import is_withdrawn, mark
 from hub.formats.fhir_transaction import update
+from hub.formats.report_state import WITHDRAWN_NOTE, standing
 
 FLAG_CATEGORY = "http://terminology.hl7.org/CodeSystem/flag-category"
 COMMUNICATION_CATEGORY = "http://terminology.hl7.org/CodeSystem/communication-category"
@@ -49,7 +49,7 @@ def critical_entries(
     now = any(finding.critical for finding in result.findings)
     if not (earlier or now):
         return []
-    withdrawn = is_withdrawn(context.report)
+    withdrawn = context.report.is_withdrawn
     # R4 flag-status and request-status have different words for "no longer"
     states = ("active", "active") if now else ("inactive", "revoked")
     flag_state, request_state = ("entered-in-error", "entered-in-error") if withdrawn else states
@@ -99,12 +99,21 @@ def _flag(
         category=[coded(FLAG_CATEGORY, "clinical", "Clinical")],
         code={
             "coding": [coding(code) for code in codes],
-            "text": f"Critical finding: {names} ({mark(context)})",
+            "text": _flag_text(status, names, context),
         },
         subject=subject(request.study, context),
         period={when: instant(context.made_at)},
         author={"reference": device_url(request.model)},
     )
+
+
+def _flag_text(status: str, names: str, context: EncodingContext) -> str:
+    """Systems that show the text alone show no status."""
+    if context.report.is_withdrawn:
+        return f"{WITHDRAWN_NOTE} ({names})"
+    if status != "active":
+        return f"No longer critical: {names}"
+    return f"Critical finding: {names} ({standing(context.report)})"
 
 
 def _communication_request(
@@ -115,9 +124,12 @@ def _communication_request(
     report_url: str,
 ) -> Json:
     resource_type = "CommunicationRequest"
-    words = f"Critical finding in {card.procedure.title}. {mark(context)}. See the report at once."
+    words = f"Critical finding in {card.procedure.title}. {standing(context.report)}."
+    words = f"{words} See the report at once."
     if status != "active":
         words = f"No longer critical: the alert of {card.procedure.title} does not hold any more."
+    if context.report.is_withdrawn:
+        words = f"{WITHDRAWN_NOTE}: the alert of {card.procedure.title} does not hold."
     return compact(
         resourceType=resource_type,
         meta={"security": [AI_ASSERTED]},

@@ -47,12 +47,10 @@ from hub.formats.fhir_resources import (
 )
 from hub.formats.fhir_status import (
     ENTERED_IN_ERROR,
-    WITHDRAWN_NOTE,
     is_replacement,
-    is_withdrawn,
     report_status,
-    withdrawal,
 )
+from hub.formats.report_state import WITHDRAWN_NOTE, withdrawal_statement
 
 DATA_ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 INTERPRETATION = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation"
@@ -305,7 +303,7 @@ def _unanswered(frame: _Frame, spec: FindingSpec, number: int) -> ReportedObserv
 def _withdrawn(frame: _Frame, uuid: str, code: Code, *, named: bool) -> ReportedObservation:
     version = frame.context.report
     replaced = f"{WITHDRAWN_NOTE}; the report that replaces it does not have it any more"
-    words = withdrawal(version) if is_withdrawn(version) else replaced
+    words = withdrawal_statement(version) if version.is_withdrawn else replaced
     resource = frame.observation(
         uuid, "", code, status=ENTERED_IN_ERROR, note=[{"text": f"{words}."}]
     )

@@ -22,7 +22,7 @@ from hub.formats.fhir_resources import (
     organization,
     uid_identifier,
 )
-from hub.formats.fhir_status import is_replacement, is_withdrawn, verifier
+from hub.formats.fhir_status import is_replacement
 from hub.formats.report_text import person_name
 
 PARTICIPANT_TYPE = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
@@ -60,7 +60,7 @@ def provenance(
 
 
 def _activity(request: InferenceRequest, context: EncodingContext) -> str:
-    if is_withdrawn(context.report):
+    if context.report.is_withdrawn:
         return "NULLIFY"
     return "UPDATE" if is_replacement(request, context.report) else "CREATE"
 
@@ -80,7 +80,7 @@ def _agents(request: InferenceRequest, context: EncodingContext) -> list[Json]:
     if version.person is None:
         return agents
     # who judged the finding verified it; who withdrew or released a report entered the order to
-    judged = version.cause is ReportCause.REJECTED or verifier(context) is not None
+    judged = version.cause is ReportCause.REJECTED or context.report.verifier is not None
     part = ("verifier", "Verifier") if judged else ("enterer", "Enterer")
     return [
         *agents,

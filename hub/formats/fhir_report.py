@@ -54,9 +54,10 @@ from hub.formats.fhir_resources import (
     uid_identifier,
     urn,
 )
-from hub.formats.fhir_status import headlines, is_withdrawn, mark, report_status, verifier
+from hub.formats.fhir_status import headlines, report_status
 from hub.formats.fhir_task import task, task_url
 from hub.formats.fhir_transaction import create, put, update
+from hub.formats.report_state import standing
 
 DIAGNOSTIC_SERVICE = "http://terminology.hl7.org/CodeSystem/v2-0074"
 IMAGING_REPORT = "85430-7"
@@ -157,7 +158,7 @@ def _report(
     related: Related,
 ) -> Json:
     study = request.study
-    person = verifier(context)
+    person = context.report.verifier
     order = accession(study, context)
     return compact(
         resourceType="DiagnosticReport",
@@ -202,9 +203,9 @@ def conclusion(
     """The report in sentences: that it is an AI's and who verified it, that it is withdrawn or
     what it replaces, what could not be assessed and why, what is critical, and what the model
     says."""
-    sentences = [mark(context), f"{card.procedure.title} by {card.name} {card.version}"]
+    sentences = [standing(context.report), f"{card.procedure.title} by {card.name} {card.version}"]
     sentences += headlines(request, result, context)
-    if not is_withdrawn(context.report):
+    if not context.report.is_withdrawn:
         sentences.append(critical_statement(result))
         sentences += [f.statement for f in result.findings]
         sentences += [f"Warning: {warning}" for warning in result.warnings]
@@ -214,7 +215,7 @@ def conclusion(
 
 def _conclusion_codes(result: InferenceResult, context: EncodingContext) -> list[Json]:
     """What was found to be present, coded; nothing of a report that is withdrawn."""
-    if is_withdrawn(context.report):
+    if context.report.is_withdrawn:
         return []
     present = (f.code for f in result.findings if f.presence is Presence.PRESENT)
     return [{"coding": [coding(code)]} for code in dict.fromkeys(present)]

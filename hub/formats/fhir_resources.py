@@ -20,11 +20,13 @@ from hub.domain.inference import InferenceRequest, ModelKey
 from hub.domain.model_card import ModelCard
 from hub.domain.study import Series, Study
 from hub.errors import RejectedError
+from hub.formats.codes import is_dicom_code
 from hub.formats.encoding import EncodingContext, device_uid
 
 Json = dict[str, Any]
 
 DICOM_UID = "urn:dicom:uid"
+DCM = "http://dicom.nema.org/resources/ontology/DCM"
 UCUM = "http://unitsofmeasure.org"
 IDENTIFIER_TYPE = "http://terminology.hl7.org/CodeSystem/v2-0203"
 OBSERVATION_VALUE = "http://terminology.hl7.org/CodeSystem/v3-ObservationValue"
@@ -260,4 +262,6 @@ def _series(series: Series) -> Json:
 
 
 def _modality(modality: str) -> Json:
-    return {"system": "http://dicom.nema.org/resources/ontology/DCM", "code": modality}
+    """One that DICOM does not define, or not yet, is a code of no system: it is the device's word,
+    and no reason to keep a report back."""
+    return compact(system=DCM if is_dicom_code(modality) else None, code=modality)

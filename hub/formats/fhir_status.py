@@ -21,14 +21,13 @@ no longer holds. That nobody verified it stands all the same in the conclusion, 
 from __future__ import annotations
 
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
-from hub.domain.report import Person, ReportCause, ReportStatus, ReportVersion
+from hub.domain.report import ReportCause, ReportStatus, ReportVersion
 from hub.formats.encoding import (
-    AI_MARK,
     EncodingContext,
     amendment_statement,
     incomplete_statement,
 )
-from hub.formats.report_text import person_name
+from hub.formats.report_state import withdrawal_statement
 
 PRELIMINARY = "preliminary"
 FINAL = "final"
@@ -39,8 +38,6 @@ ENTERED_IN_ERROR = "entered-in-error"
 NO_ANSWER = (Outcome.UNSUITABLE, Outcome.FAILED)
 """Outcomes that are no examination at all: R4 ``cancelled``."""
 
-WITHDRAWN_NOTE = "WITHDRAWN: this AI result must not be used"
-
 _NEW_ANSWERS = (ReportCause.MODEL, ReportCause.PATIENT_CHANGED)
 
 
@@ -49,7 +46,7 @@ def report_status(
 ) -> str:
     """R4 ``DiagnosticReport.status``, which is the status of the Observations too."""
     version = context.report
-    if is_withdrawn(version):
+    if version.is_withdrawn:
         return ENTERED_IN_ERROR
     if result.outcome in NO_ANSWER:
         return CANCELLED
@@ -60,11 +57,6 @@ def report_status(
     if version.status is ReportStatus.FINAL and version.person is not None:
         return FINAL
     return AMENDED if _amends(request, version) else PRELIMINARY
-
-
-def is_withdrawn(version: ReportVersion) -> bool:
-    """Nothing of this report may be used any more."""
-    return version.is_withdrawn or version.status is ReportStatus.ENTERED_IN_ERROR
 
 
 def is_replacement(request: InferenceRequest, version: ReportVersion) -> bool:
@@ -81,30 +73,17 @@ def _amends(request: InferenceRequest, version: ReportVersion) -> bool:
     return version.number > 1 and version.cause in _NEW_ANSWERS
 
 
-def verifier(context: EncodingContext) -> Person | None:
-    """The person who answers for the report; None where nobody does."""
-    version = context.report
-    stands = version.is_verified or version.status is ReportStatus.FINAL
-    return version.person if stands and not is_withdrawn(version) else None
-
-
-def mark(context: EncodingContext) -> str:
-    """What stands first in everything that people read: an AI made it, and who verified it."""
-    person = verifier(context)
-    if person is None:
-        return AI_MARK
-    changed = context.report.cause is ReportCause.MODIFIED
-    return f"AI result, {'changed and ' if changed else ''}verified by {person_name(person.name)}"
-
-
 def headlines(
     request: InferenceRequest, result: InferenceResult, context: EncodingContext
 ) -> list[str]:
     """What a reader has to know before the answer: withdrawn, amended, incomplete, cancelled.
     Sentences without their full stop."""
     version = context.report
-    said = [withdrawal(version)] if is_withdrawn(version) else []
-    said += [amendment_statement(request), _new_version(request, version)]
+    said = [
+        withdrawal_statement(version),
+        amendment_statement(request),
+        _new_version(request, version),
+    ]
     said += [incomplete_statement(request)]
     reasons = "; ".join(reason.rstrip(".") for reason in result.reasons)
     if result.outcome is not Outcome.ASSESSED:
@@ -119,17 +98,9 @@ _OUTCOMES = {
 }
 
 
-def withdrawal(version: ReportVersion) -> str:
-    """That it is withdrawn, by whom and why; without a full stop."""
-    deed = "rejected" if version.cause is ReportCause.REJECTED else "withdrawn"
-    by = f" by {person_name(version.person.name)}" if version.person else ""
-    why = f": {version.reason.rstrip('.')}" if version.reason else ""
-    return f"{WITHDRAWN_NOTE} ({deed}{by}{why})"
-
-
 def _new_version(request: InferenceRequest, version: ReportVersion) -> str:
     """Which version it is, where no revision of the study tells already."""
-    if version.number == 1 or is_withdrawn(version):
+    if version.number == 1 or version.is_withdrawn:
         return ""
     if version.cause is ReportCause.PATIENT_CHANGED:
         return f"AMENDED: version {version.number} of this report; the patient's data changed"

@@ -21,7 +21,6 @@ from hub.formats.fhir_resources import (
     subject,
     urn,
 )
-from hub.formats.fhir_status import is_withdrawn, verifier
 
 REQUEST_SYSTEM = "urn:caidx:requests"
 
@@ -85,10 +84,10 @@ def task(
 
 
 def _business_status(result: InferenceResult, context: EncodingContext) -> str:
-    if is_withdrawn(context.report):
+    if context.report.is_withdrawn:
         return "Withdrawn: the report must not be used"
     said = _BUSINESS[result.outcome]
-    return f"{said}, verified" if verifier(context) else f"{said}, not verified"
+    return f"{said}, verified" if context.report.verifier else f"{said}, not verified"
 
 
 def _output(report_url: str, *, broke: bool) -> list[Json]:

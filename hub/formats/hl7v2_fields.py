@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 
 from hub.domain.coding import Code
 from hub.domain.identity import PatientIdentity
 from hub.domain.report import Person
+from hub.domain.study import Study
 from hub.formats.hl7v2_message import components, escaped, joined, subcomponents
 
 _REPRESENTATIONS = ("A", "I", "P")
@@ -17,6 +19,7 @@ _NAMESPACE_LENGTH = 20
 _UNSPECIFIED_NAME = "^^^^^^U"
 _SEXES = {"M": "M", "F": "F", "O": "O"}
 _URN_OID = "urn:oid:"
+_OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 
 
 def coded_element(code: Code, text: str = "", *, local: str = "", local_text: str = "") -> str:
@@ -96,15 +99,31 @@ def timestamp(moment: datetime) -> str:
 
 
 def date(text: str) -> str:
-    """A DICOM DA as it is where it is one; empty otherwise."""
-    return text if len(text) == len("YYYYMMDD") and text.isdecimal() else ""
+    """A DICOM DA as it is where it is a day; empty otherwise: receivers refuse the 32nd of a month,
+    and the whole message with it."""
+    return text if _is(text, "%Y%m%d", len("YYYYMMDD")) else ""
 
 
-def date_time(day: str, time: str) -> str:
-    """TS of a DICOM date and time: as precise as both are."""
-    digits = time.partition(".")[0]
-    precise = digits.isdecimal() and len(digits) in (len("HHMM"), len("HHMMSS"))
-    return date(day) + (digits if precise else "") if date(day) else ""
+def examined_at(study: Study) -> str:
+    """TS of Study Date and Study Time: as precise as both are, in local time; with the offset from
+    UTC where the study names one (0008,0201)."""
+    day, digits = date(study.study_date), study.study_time.partition(".")[0]
+    is_time = _is(digits, "%H%M%S", len("HHMMSS")) or _is(digits, "%H%M", len("HHMM"))
+    if not (day and is_time):
+        return day
+    named = (one.attributes.get("timezone_offset_from_utc", "") for one in study.instances)
+    offset = next(named, "")
+    return f"{day}{digits}{offset if _OFFSET.fullmatch(offset) else ''}"
+
+
+def _is(text: str, form: str, length: int) -> bool:
+    if len(text) != length or not (text.isascii() and text.isdecimal()):
+        return False
+    try:
+        datetime.strptime(text, form)  # noqa: DTZ007 - DICOM dates and times are local
+    except ValueError:
+        return False
+    return True
 
 
 def _components_of(group: str) -> tuple[str, str, str, str, str]:

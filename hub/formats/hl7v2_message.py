@@ -256,7 +256,7 @@ def _delimiters(content: bytes) -> Delimiters:
         found = Delimiters(head[3], head[4], head[5], head[6], "\0")
     if len(marks | {found.subcomponent}) != len(head) - len(_MSH):
         raise MessageError("two delimiters are the same", DATA_TYPE_ERROR, "MSH^1^2")
-    if any(mark.isalnum() or mark in "\r\n" for mark in marks):
+    if any(mark.isalnum() or mark in "\r\n" for mark in marks | {found.subcomponent}):
         text = "a delimiter is a letter, a digit or a line end"
         raise MessageError(text, DATA_TYPE_ERROR, "MSH^1^2")
     return found
@@ -321,7 +321,16 @@ def _meaning(sequence: str, known: Mapping[str, str]) -> str:
         return known[sequence]
     if sequence[:1] == "X":
         try:
-            return bytes.fromhex(sequence[1:]).decode("utf-8", "replace")
+            content = bytes.fromhex(sequence[1:])
         except ValueError:
             return ""
+        return _text_of(content)
     return ""
+
+
+def _text_of(content: bytes) -> str:
+    """Bytes of a sequence ``X``: the standard leaves open in which character set they are."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin_1")

@@ -13,8 +13,7 @@ from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest
 from hub.domain.model_card import ModelCard
 from hub.formats.encoding import EncodingContext, device_uid
-from hub.formats.fhir_status import verifier
-from hub.formats.hl7v2_fields import coded_element, date_time, person, timestamp
+from hub.formats.hl7v2_fields import coded_element, examined_at, person, timestamp
 from hub.formats.hl7v2_message import components, escaped, formatted, segment
 
 _OTHER = re.compile(r"[^A-Za-z0-9]+")
@@ -82,12 +81,12 @@ class Observations:
 
     def _common(self) -> dict[int, str]:
         study, model = self.request.study, self.request.model
-        observer = verifier(self.context)
+        observer = self.context.report.verifier
         equipment = components(str(model), "CAIDX", device_uid(model), "ISO")
         udi = self.card.regulation.udi_di
         made_at = self.context.made_at.astimezone(self.context.timezone)
         return {
-            14: date_time(study.study_date, study.study_time),
+            14: examined_at(study),
             16: person(observer.name, observer.identifier, observer.identifier_system)
             if observer is not None
             else "",
@@ -108,7 +107,7 @@ def sub_identifiers(findings: Sequence[Finding]) -> list[tuple[Finding, str]]:
     found = []
     for finding in findings:
         if finding.tracking_uid not in groups:
-            name = _name(finding.tracking_identifier)
+            name = sub_identifier(finding.tracking_identifier)
             names[name] += 1
             groups[finding.tracking_uid] = _numbered(name, names[name])
         group = groups[finding.tracking_uid]
@@ -121,7 +120,8 @@ def _numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}.{number}"
 
 
-def _name(tracking_identifier: str) -> str:
+def sub_identifier(tracking_identifier: str) -> str:
+    """OBX-4 of the (first) finding of this name."""
     name = _OTHER.sub("-", tracking_identifier).strip("-")
     if name and len(name) <= _LONGEST_NAME:
         return name

@@ -9,14 +9,16 @@ A47                   the same patient got another ID: MRG-1 the old one, PID-3 
 ====================  ==========================================================================
 
 A patient may have several IDs (PID-3 repeats), and images may name any of them: an update is a
-change of each, and a merged ID becomes that of the same assigner, or else the first one.
+change of each, and a merged ID becomes that of the same assigner, or else the first one. An ID that
+both have stays what it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 
 from hub.domain.identity import PatientIdentity, derived_uuid
 from hub.domain.patient import PatientChange, PatientChangeKind
@@ -41,6 +43,8 @@ EVENTS = {
 }
 
 _PID, _MRG = "PID", "MRG"
+_MOST_CHANGES = 200
+"""Of one message: each is written on its own, and the sender waits. One patient has a few."""
 _LONGEST_IDENTIFIER = 64
 """DICOM LO (PS3.5 6.2)."""
 _LONGEST_NAME_PART = 64
@@ -97,7 +101,11 @@ def patient_changes(
     if not about:
         missing = _PID if kind is PatientChangeKind.UPDATED else _MRG
         raise MessageError(f"the message has no {missing}", REQUIRED_FIELD_MISSING, missing)
-    said = [one for pid, merged in about for one in _said(pid, merged, rules)]
+    every = (one for pid, merged in about for one in _said(pid, merged, rules))
+    said = list(islice(every, _MOST_CHANGES + 1))
+    if len(said) > _MOST_CHANGES:
+        text = f"the message is about more than {_MOST_CHANGES} identifiers"
+        raise MessageError(text, DATA_TYPE_ERROR)
     return tuple(
         PatientChange(
             change_id=_change_id(message, kind, identifier, current, number),
@@ -145,12 +153,19 @@ def _said(
         for one in now:
             yield one, _patient(pid, one)
         return
-    for old in _identifiers(merged, 1, rules):
-        same = [one for one in now if one.issuer == old.issuer]
-        new = (same or now)[0]
-        if new.key == old.key:
-            raise MessageError("old and new ID are the same", DATA_TYPE_ERROR, "MRG^1^1")
-        yield old, _patient(pid, new)
+    said = [(old, _successor(old, now)) for old in _identifiers(merged, 1, rules)]
+    if all(new is None for _, new in said):
+        raise MessageError("old and new ID are the same", DATA_TYPE_ERROR, "MRG^1^1")
+    yield from ((old, _patient(pid, new)) for old, new in said if new is not None)
+
+
+def _successor(old: _Identifier, now: Sequence[_Identifier]) -> _Identifier | None:
+    """What becomes of an ID; None: it stays, as that of another assigner often does."""
+    others = [one for one in now if one.key != old.key]
+    same = [one for one in others if one.issuer == old.issuer]
+    if same:
+        return same[0]
+    return others[0] if len(others) == len(now) else None
 
 
 def _change_id(

@@ -18,7 +18,8 @@ not assessable: a finding, or all      as it   X, without a value
                                        is
 =====================================  ======  ==============================================
 
-A finding of the replaced report that is not found any more has W, too. The report in sentences
+A finding of the replaced report that is not found any more has W, too; and so has what was said of
+its place, and a DICOM object that is named no more. The report in sentences
 (OBX 121077, and NTE) begins with what it is: an AI's word, and whether somebody answers for it.
 """
 
@@ -52,14 +53,12 @@ from hub.formats.fhir_status import (
     FINAL,
     PRELIMINARY,
     is_replacement,
-    is_withdrawn,
     report_status,
-    verifier,
 )
 from hub.formats.hl7v2_fields import (
     coded_element,
     date,
-    date_time,
+    examined_at,
     interpreter,
     namespace,
     patient_identifier,
@@ -69,7 +68,7 @@ from hub.formats.hl7v2_fields import (
     timestamp,
 )
 from hub.formats.hl7v2_message import components, encoded_message, escaped, formatted, segment
-from hub.formats.hl7v2_observations import Observations, sub_identifiers
+from hub.formats.hl7v2_observations import Observations, sub_identifier, sub_identifiers
 from hub.formats.hl7v2_statements import (
     WITHDRAWN,
     conclusion,
@@ -197,8 +196,8 @@ def _order(
     lasting = derived_uuid("hl7v2", study.study_instance_uid, request.route, request.model.model_id)
     filler = components(_short(lasting.bytes, _NUMBER_LENGTH), SENDING_APPLICATION)
     priority = "S" if _is_critical(result, context) else "R"
-    examined = date_time(study.study_date, study.study_time)
-    person_in_charge = verifier(context)
+    examined = examined_at(study)
+    person_in_charge = context.report.verifier
     yield segment("ORC", {1: "RE", 3: filler})
     yield segment(
         "OBR",
@@ -232,7 +231,7 @@ def _text_status(
 
 
 def _is_critical(result: InferenceResult, context: EncodingContext) -> bool:
-    return not is_withdrawn(context.report) and any(f.critical for f in result.findings)
+    return not context.report.is_withdrawn and any(f.critical for f in result.findings)
 
 
 def _is_electrocardiogram(request: InferenceRequest) -> bool:
@@ -251,7 +250,7 @@ def _results(
 ) -> tuple[str, ...]:
     rows = Observations(request, card, context)
     status = _text_status(request, result, context)
-    withdrawn = is_withdrawn(context.report)
+    withdrawn = context.report.is_withdrawn
     outcome = WITHDRAWN_CODE if withdrawn else OUTCOME_CODES[result.outcome]
     rows.add(coded_element(OUTCOME_CONCEPT), status, coded=outcome)
     flag = "AA" if _is_critical(result, context) else ""
@@ -260,11 +259,11 @@ def _results(
         sub_id = str(number) if number > 1 else ""
         value = formatted(part)
         rows.add(coded_element(CONCLUSION), status, "FT", value, sub_id=sub_id, flag=flag)
-    if withdrawn:
-        _withdraw(rows, (*result.findings, *context.report.replaced_findings), set())
-    else:
-        _report(rows, result, card, context, status)
+    told: set[_Row] = set() if withdrawn else _report(rows, result, card, status)
+    for findings in (result.findings, context.report.replaced_findings):
+        _withdraw(rows, findings, told)
     _refer(rows, request, related, status)
+    _withdraw_objects(rows, context, related)
     return tuple(rows.segments)
 
 
@@ -272,27 +271,29 @@ def _parts(text: str) -> list[str]:
     return [text[at : at + _TEXT_LENGTH] for at in range(0, len(text), _TEXT_LENGTH)]
 
 
-def _report(
-    rows: Observations,
-    result: InferenceResult,
-    card: ModelCard,
-    context: EncodingContext,
-    status: str,
-) -> None:
-    told, placed = set(), set()
+_Row = tuple[Code, str]
+"""OBX-3 and OBX-4: what a later message replaces."""
+
+
+def _report(rows: Observations, result: InferenceResult, card: ModelCard, status: str) -> set[_Row]:
+    """The findings, and what was asked and has no answer; returns what was told."""
+    told: set[_Row] = set()
     for finding, sub_id in sub_identifiers(result.findings):
         told.add((finding.code, sub_id))
         _tell(rows, result, card, finding, sub_id=sub_id, status=status)
-        for concept, place in (
-            (FINDING_SITE, finding.finding_site),
-            (LATERALITY, finding.laterality),
-        ):
-            if place is not None and (concept, sub_id) not in placed:
-                placed.add((concept, sub_id))
+        for concept, place in _places(finding):
+            if (concept, sub_id) not in told:
+                told.add((concept, sub_id))
                 rows.add(coded_element(concept), status, coded=place, sub_id=sub_id)
     if result.outcome is not Outcome.ASSESSED:
-        _leave_open(rows, result, card, {finding.code for finding in result.findings})
-    _withdraw(rows, context.report.replaced_findings, told)
+        _leave_open(rows, result, card, told)
+    return told
+
+
+def _places(finding: Finding) -> tuple[tuple[Code, Code], ...]:
+    """Where it lies: concepts and their values."""
+    places = ((FINDING_SITE, finding.finding_site), (LATERALITY, finding.laterality))
+    return tuple((concept, place) for concept, place in places if place is not None)
 
 
 def _tell(
@@ -354,23 +355,38 @@ def _asked(finding: Finding | FindingSpec) -> str:
 
 
 def _leave_open(
-    rows: Observations, result: InferenceResult, card: ModelCard, answered: set[Code]
+    rows: Observations, result: InferenceResult, card: ModelCard, told: set[_Row]
 ) -> None:
-    """What the model would have answered, so that nobody takes silence for "nothing found"."""
+    """What the model would have answered, so that nobody takes silence for "nothing found". It
+    has the OBX-4 of a finding of that name: what was answered before is replaced, and so is this
+    by a later answer."""
+    answered = {(finding.tracking_identifier, finding.code) for finding in result.findings}
     for spec in card.output.findings:
-        if spec.code not in answered:
+        row = (spec.code, sub_identifier(spec.tracking_identifier))
+        if row not in told and (spec.tracking_identifier, spec.code) not in answered:
+            told.add(row)
             note = (unanswered_statement(result),)
-            rows.add(_asked(spec), _CANNOT_BE_OBTAINED, notes=note)
+            rows.add(_asked(spec), _CANNOT_BE_OBTAINED, sub_id=row[1], notes=note)
 
 
-def _withdraw(
-    rows: Observations, findings: tuple[Finding, ...], told: set[tuple[Code, str]]
-) -> None:
-    """Findings of an earlier message that do not hold (any more)."""
+def _withdraw(rows: Observations, findings: tuple[Finding, ...], told: set[_Row]) -> None:
+    """Findings of an earlier message that do not hold (any more), and where they lay."""
     for finding, sub_id in sub_identifiers(findings):
-        if (finding.code, sub_id) not in told:
-            told.add((finding.code, sub_id))
-            rows.add(_asked(finding), _WRONG, "ST", WITHDRAWN, sub_id=sub_id)
+        asked = ((finding.code, _asked(finding)),)
+        places = tuple((concept, coded_element(concept)) for concept, _ in _places(finding))
+        for code, identifier in asked + places:
+            if (code, sub_id) not in told:
+                told.add((code, sub_id))
+                rows.add(identifier, _WRONG, "ST", WITHDRAWN, sub_id=sub_id)
+
+
+def _withdraw_objects(
+    rows: Observations, context: EncodingContext, related: Mapping[DocumentKind, Document]
+) -> None:
+    """DICOM objects of an earlier message that this one does not name any more."""
+    for kind in dict.fromkeys(one.kind for one in context.report.predecessors):
+        if kind not in related:
+            rows.add(coded_element(SOP_INSTANCE), _WRONG, "ST", WITHDRAWN, sub_id=kind.value)
 
 
 def _refer(

@@ -9,8 +9,14 @@ from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
 from hub.domain.model_card import ModelCard
 from hub.formats.encoding import EncodingContext
-from hub.formats.fhir_status import headlines, is_withdrawn, mark, withdrawal
-from hub.formats.report_state import NO_STATEMENT, OUTCOME_TITLES, critical_statement
+from hub.formats.fhir_status import headlines
+from hub.formats.report_state import (
+    NO_STATEMENT,
+    OUTCOME_TITLES,
+    critical_statement,
+    standing,
+    withdrawal_statement,
+)
 from hub.formats.report_text import answer, site, unit
 
 WITHDRAWN = "WITHDRAWN"
@@ -21,15 +27,15 @@ def statements(
 ) -> tuple[str, ...]:
     """What has to be known before the findings, the most important first. Of a report that was
     withdrawn only that, by whom and why."""
-    if is_withdrawn(context.report):
-        return (withdrawal(context.report),)
+    if context.report.is_withdrawn:
+        return (withdrawal_statement(context.report),)
     return tuple(text for text in _standing(request, result, context) if text)
 
 
 def _standing(
     request: InferenceRequest, result: InferenceResult, context: EncodingContext
 ) -> Iterator[str]:
-    yield mark(context)
+    yield standing(context.report)
     yield critical_statement(result)
     yield from headlines(request, result, context)
     if result.outcome is not Outcome.ASSESSED:
@@ -51,7 +57,7 @@ def conclusion(
     """The whole report: a line for each statement, then for each finding, then who made it. Of a
     report that was withdrawn no finding is told."""
     lines = list(statements(request, result, context))
-    if not is_withdrawn(context.report):
+    if not context.report.is_withdrawn:
         lines += [_line(finding, card) for finding in result.findings]
     lines.append(f"AI: {card.name} {card.version}, {card.vendor.name}")
     return "\n".join(lines)

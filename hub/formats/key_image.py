@@ -14,18 +14,19 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from hub.domain.delivery import Document, DocumentKind
-from hub.domain.finding import Finding
+from hub.domain.finding import Finding, ImageLocation
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.model_card import ModelCard
+from hub.domain.report import ReportCause
 from hub.domain.study import Instance
 from hub.errors import RejectedError, TransientError
 from hub.formats import dicom_writer as write
 from hub.formats import key_image_words as words
 from hub.formats import key_picture as draw
 from hub.formats.dicom_object import date_and_time, dicom_document, local_time, object_header
-from hub.formats.encoding import AI_MARK, EncodingContext, check_document_identity
+from hub.formats.encoding import EncodingContext, check_document_identity
 from hub.formats.key_images import KeyImage, key_images
-from hub.formats.report_state import is_withdrawn
+from hub.formats.report_state import standing_title
 from hub.formats.seg_planes import SOURCE_IMAGE, add_compression
 from hub.formats.source_dataset import is_image
 from hub.formats.sr_content import referenced_sop
@@ -51,15 +52,16 @@ def encode(
     context: EncodingContext,
     related: Mapping[DocumentKind, Document],
 ) -> Document | None:
-    """Draw a result of any outcome. Of a later version of a report only the withdrawal is drawn,
-    as a card: None where the pictures of an earlier version (in ``related``) still hold.
+    """Draw a result of any outcome; of a report that is withdrawn only that, as a card. None where
+    the pictures of an earlier version (in ``related``) still hold: no person changed the findings.
 
     Raises:
         IntegrityError: the result does not belong to the request.
     """
     check_document_identity(request, result)
-    withdrawn = is_withdrawn(context.report)
-    if DocumentKind.KEY_IMAGE in related and not withdrawn:
+    withdrawn = context.report.is_withdrawn
+    still_holds = not withdrawn and context.report.cause is not ReportCause.MODIFIED
+    if DocumentKind.KEY_IMAGE in related and still_holds:
         return None
     shown = () if withdrawn else key_images(request, result)
     frames: list[bytes] = []
@@ -72,7 +74,7 @@ def encode(
         around = words.frame(request, result, card, context, "Summary")
         frames += draw.cards(words.summary(result, card, context, rest), around)
     sources = _sources(request, result, shown)
-    return _document(request, card, context, frames=frames, sources=sources)
+    return _document(request, result, card, context, frames=frames, sources=sources)
 
 
 def _drawn(
@@ -98,13 +100,6 @@ def _drawn(
     if image is None:
         said = [draw.Line(title, is_heading=True), draw.Line(reason), *legend]
         return draw.cards(said, around)
-    shapes = [
-        draw.Shape(at.graphic_type, at.points, colours[number], words.label(f, card))
-        for number, f in enumerate(findings)
-        for at in f.locations
-        if at.sop_instance_uid == one.sop_instance_uid
-        and (at.frame_number or 1) == (one.frame_number or 1)
-    ]
     outlines = _outlines(one, result, image)
     return [
         draw.picture(
@@ -112,9 +107,30 @@ def _drawn(
             around,
             aspect=_aspect(instance),
             outlines=outlines,
-            shapes=shapes,
+            shapes=_shapes(one, dict(zip(findings, colours, strict=True)), card),
             legend=[draw.Line(title), *legend, *_segment_lines(one, result)],
         )
+    ]
+
+
+def _shapes(
+    one: KeyImage, colours: Mapping[Finding, draw.Colour], card: ModelCard
+) -> list[draw.Shape]:
+    """Each graphic on the image once, with all that is said of it."""
+    labels: dict[ImageLocation, list[Finding]] = {}
+    for finding in colours:
+        for at in dict.fromkeys(finding.locations):
+            is_frame = (at.frame_number or 1) == (one.frame_number or 1)
+            if at.sop_instance_uid == one.sop_instance_uid and is_frame:
+                labels.setdefault(at, []).append(finding)
+    return [
+        draw.Shape(
+            at.graphic_type,
+            at.points,
+            colours[found[0]],
+            "; ".join(words.label(finding, card) for finding in found),
+        )
+        for at, found in labels.items()
     ]
 
 
@@ -144,14 +160,17 @@ def _aspect(instance: Instance) -> float:
 
 
 def _colours(findings: Sequence[Finding], result: InferenceResult) -> list[draw.Colour]:
-    """Critical ones red, those of a segment in its colour, the others one after another."""
+    """Critical ones red, those of a segment in its colour, the others one after another; what lies
+    where an earlier one does in the colour of that one."""
     segments = result.region.segments if result.region is not None else ()
     by_number = {s.number: s.recommended_display_rgb for s in segments}
     made: list[draw.Colour] = []
+    by_place: dict[tuple[ImageLocation, ...], draw.Colour] = {}
     for index, finding in enumerate(findings):
         own = next((by_number[n] for n in finding.segment_numbers if n in by_number), None)
         colour = own or _PALETTE[index % len(_PALETTE)]
-        made.append(draw.CRITICAL_GRAPHIC if finding.critical else colour)
+        colour = draw.CRITICAL_GRAPHIC if finding.critical else colour
+        made.append(by_place.setdefault(finding.locations, colour) if finding.locations else colour)
     return made
 
 
@@ -199,6 +218,7 @@ def _segment_lines(one: KeyImage, result: InferenceResult) -> list[draw.Line]:
 
 def _document(
     request: InferenceRequest,
+    result: InferenceResult,
     card: ModelCard,
     context: EncodingContext,
     *,
@@ -215,6 +235,7 @@ def _document(
         request=request,
         card=card,
         context=context,
+        result=result,
     )
     _add_image_modules(header, card, context)
     header.DateOfSecondaryCapture, header.TimeOfSecondaryCapture = date_and_time(
@@ -223,7 +244,7 @@ def _document(
     add_compression(header, sources)
     if several:
         _add_pages(header, len(frames))
-    bulk = {0x7FE00010: write.element(0x7FE00010, "OB", b"".join(frames))}
+    bulk: write.Bulk = {0x7FE00010: write.large_element(0x7FE00010, frames)}
     if sources:
         bulk[0x00082112] = _source_images(sources)
     return dicom_document(DocumentKind.KEY_IMAGE, request, header, bulk)
@@ -262,7 +283,7 @@ def _add_image_modules(header: Dataset, card: ModelCard, context: EncodingContex
     header.PatientOrientation = None  # pictures lie on it, each as it came
     header.BurnedInAnnotation = "YES"
     header.RecognizableVisualFeatures = "YES"  # as the images it was made of may have them
-    said = "Withdrawn" if is_withdrawn(context.report) else AI_MARK
+    said = standing_title(context.report)
     header.DerivationDescription = (
         f"{said}: findings of {card.name} {card.version} drawn into images"
     )

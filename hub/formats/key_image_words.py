@@ -11,7 +11,6 @@ from hub.domain.study import Instance
 from hub.formats import report_text as text
 from hub.formats.dicom_object import local_time
 from hub.formats.encoding import (
-    AI_MARK,
     EncodingContext,
     amendment_statement,
     incomplete_statement,
@@ -22,7 +21,6 @@ from hub.formats.report_state import (
     NO_STATEMENT,
     OUTCOME_TITLES,
     critical_statement,
-    is_withdrawn,
     standing_title,
     withdrawal_statement,
 )
@@ -41,7 +39,7 @@ def frame(
     the patient."""
     version = context.report
     stripes = []
-    if is_withdrawn(version):
+    if version.is_withdrawn:
         stripes.append((withdrawal_statement(version), WITHDRAWN))
     elif critical := critical_statement(result):
         stripes.append((critical, CRITICAL))
@@ -54,7 +52,7 @@ def frame(
         title=standing_title(version),
         subtitle=NOT_ALONE,
         model=f"{card.name} {card.version}, {card.vendor.name}",
-        colour=WITHDRAWN if is_withdrawn(version) else MARK,
+        colour=WITHDRAWN if version.is_withdrawn else MARK,
         stripes=tuple(stripes),
         footer=f"{page} · made {made_at} · {context.institution_name} · {card.procedure.title}",
     )
@@ -67,7 +65,7 @@ def summary(
     findings: Sequence[Finding],
 ) -> list[Line]:
     """A card of what lies on no image."""
-    if is_withdrawn(context.report):
+    if context.report.is_withdrawn:
         said = [Line("This AI result must not be used.", is_heading=True)]
         reason = context.report.reason
         return [*said, *([Line(f"Reason: {reason}")] if reason else [])]
@@ -77,7 +75,7 @@ def summary(
     statements = dict.fromkeys(one.statement for one in findings if one.statement)
     lines += [Line(statement) for statement in statements]
     lines += [Line(f"Note: {warning}") for warning in result.warnings]
-    return [*lines, Line(f"{AI_MARK}. {NOT_ALONE}")]
+    return [*lines, Line(f"{standing_title(context.report)}. {NOT_ALONE}")]
 
 
 def image_title(instance: Instance, frame_number: int | None) -> str:

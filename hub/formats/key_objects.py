@@ -74,7 +74,7 @@ def encode(
     images = _key_images(request, result)
     objects = [_selected(one) for one in related_objects(related, _SELECTED)]
     illustrated = any(kind in related for kind in ILLUSTRATIONS)
-    if state.is_withdrawn(context.report) or not (images or illustrated):
+    if context.report.is_withdrawn or not (images or illustrated):
         return None
     said = " ".join(state.headlines(request, result, context))
     observers = [*device_observer(request, card), *state.person_observer(context.report)]
@@ -97,11 +97,13 @@ def encode_rejection(
     """
     check_document_identity(request, result)
     version = context.report
+    # A key image was made with it, and says itself that the report is withdrawn.
+    not_made_again = (kind for kind in ILLUSTRATIONS if kind is not DocumentKind.KEY_IMAGE)
     earlier: list[PreviousDocument | RelatedObject] = [
         *(p for p in version.predecessors if p.kind is not DocumentKind.REJECTION_NOTE),
-        *related_objects(related, ILLUSTRATIONS),
+        *related_objects(related, not_made_again),
     ]
-    if not state.is_withdrawn(version) or not earlier:
+    if not version.is_withdrawn or not earlier:
         return None
     rejected = {one.sop_instance_uid: _selected(one) for one in earlier}
     person = version.person

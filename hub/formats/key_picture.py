@@ -40,6 +40,8 @@ _MOST_STRIPES = 3
 _ELLIPSE_POINTS = 72
 _DARKEST_OUTLINE = 90
 """Outlines in darker colours are made lighter: they lie on dark images."""
+_LABEL = 28
+"""Height of a label, in pixels."""
 _MARKER = 7
 """Half the size of a point's cross, in pixels."""
 
@@ -116,8 +118,9 @@ def picture(
         _draw_outline(canvas, outline, place)
     for shape in shapes:
         _draw_shape(draw, shape, place)
+    taken: list[_Label] = []
     for shape in shapes:
-        _draw_label(draw, shape, place)
+        taken.append(_draw_label(draw, shape, place, taken))
     for number, line in enumerate(shown):
         _draw_line(draw, line, bottom + 10 + _LEGEND_LINE * number, 20)
     return canvas.tobytes()
@@ -265,8 +268,14 @@ def _ellipse(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return [(float(x), float(y)) for x, y in around]
 
 
-def _draw_label(draw: ImageDraw.ImageDraw, shape: Shape, place: _Place) -> None:
-    """Beside the graphic, within the image."""
+_Label = tuple[float, float, float]
+"""Left, right and top of a label on the picture."""
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, shape: Shape, place: _Place, taken: Sequence[_Label]
+) -> _Label:
+    """Beside the graphic, within the image, not on the labels that are there; where it is."""
     drawn = shape.points
     if shape.graphic_type is GraphicType.CIRCLE:
         drawn = tuple(_circle(shape.points))
@@ -274,17 +283,33 @@ def _draw_label(draw: ImageDraw.ImageDraw, shape: Shape, place: _Place) -> None:
     font = font_of(22, bold=True)
     words = fitting(shape.label, font, WIDTH - 2 * _MARGIN)
     width = font.getlength(words)
-    x = min(float(points[:, 0].max()) + 8, WIDTH - _MARGIN - width)
-    y = float(points[:, 1].min()) - 28
-    y = min(max(y, place.corner[1] + 4), place.corner[1] + place.size[1] - 30)
+    x = max(min(float(points[:, 0].max()) + 8, WIDTH - _MARGIN - width), _MARGIN)
+    beside = [top for left, right, top in taken if left < x + width and x < right]
+    highest, lowest = place.corner[1] + 4, place.corner[1] + place.size[1] - 30
+    wanted = min(max(float(points[:, 1].min()) - _LABEL, highest), lowest)
+    y = _free_row(wanted, beside, highest, lowest)
     draw.text(
-        (max(x, _MARGIN), y),
+        (x, y),
         words,
         font=font,
         fill=_lightened(shape.colour),
         stroke_width=2,
         stroke_fill=(0, 0, 0),
     )
+    return x, x + width, y
+
+
+def _free_row(wanted: float, taken: Sequence[float], highest: float, lowest: float) -> float:
+    """The row nearest to the one that is wanted where no label lies; that one where there is no
+    other."""
+    steps = range(1, int((lowest - highest) // _LABEL) + 1)
+    rows = [wanted, *(wanted + sign * step * _LABEL for step in steps for sign in (1, -1))]
+    free = (
+        row
+        for row in rows
+        if highest <= row <= lowest and all(abs(row - other) >= _LABEL for other in taken)
+    )
+    return next(free, wanted)
 
 
 # --- words -------------------------------------------------------------------------------

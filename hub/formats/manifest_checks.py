@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from datetime import date
 from pathlib import PurePosixPath
 
+from hub.domain.coding import Code
 from hub.domain.model_card import (
     Artefact,
     ImageInput,
@@ -32,6 +34,7 @@ from hub.domain.model_steps import (
     TakeSeconds,
     Window,
 )
+from hub.formats.codes import code_problem
 from hub.formats.manifest_output import SINGLE, Fault, Path, data_axes, is_rgb, output_faults
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -55,6 +58,7 @@ def card_faults(card: ModelCard) -> Iterator[Fault]:
     if isinstance(card.input, ImageInput) and _is_below_one(card.input.frame):
         yield ("input", "frame"), "frames are counted from 1"
     yield from _texts(card)
+    yield from _codes(card)
     yield from _intended_use(card)
     yield from _priors(card)
     for index, step in enumerate(card.preprocessing):
@@ -74,6 +78,26 @@ def _texts(card: ModelCard) -> Iterator[Fault]:
     expires = card.regulation.certificate_expires
     if expires and not _is_date(expires):
         yield ("regulation", "certificate_expires"), "must be a date as YYYY-MM-DD"
+
+
+def _codes(card: ModelCard) -> Iterator[Fault]:
+    """Results with such codes would all be kept back (`hub.formats.invariants`)."""
+    for at, code in _codes_in(card, ()):
+        if problem := code_problem(code):
+            yield at, f"is {problem}"
+        elif at[-1] == "unit" and code.coding_scheme_designator != "UCUM":
+            yield at, "must be a unit of UCUM"
+
+
+def _codes_in(value: object, at: Path) -> Iterator[tuple[Path, Code]]:
+    if isinstance(value, Code):
+        yield at, value
+    elif isinstance(value, tuple):
+        for index, one in enumerate(value):
+            yield from _codes_in(one, (*at, index))
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _codes_in(getattr(value, field.name), (*at, field.name))
 
 
 def _is_date(text: str) -> bool:

@@ -13,9 +13,10 @@ field                    meaning
 ``outcome``              ``assessed``, ``not-assessable``, ``unsuitable``, ``failed``; only the
                          first one stands for an answer
 ``report``               version, status, and whether a person verified or withdrew it
-``critical``             whether a finding is critical
+``critical``             whether a finding is critical; never of a report that is withdrawn
 ``images``               received and expected, where images are known to be missing
-``findings``             of an assessed request, with codes and values
+``findings``             of an assessed request, with codes and values; none of a report that is
+                         withdrawn
 ``documents``            what was made for the same destination, by kind and id
 =======================  ==================================================================
 """
@@ -60,6 +61,7 @@ def encode(
     check_document_identity(request, result)
     notice_id = document_uuid(DocumentKind.NOTICE, request, context)
     study, model = request.study, request.model
+    findings = () if context.report.is_withdrawn else result.findings
     notice = {
         "notice_version": NOTICE_VERSION,
         "notice_id": notice_id,
@@ -73,9 +75,9 @@ def encode(
         "model": {"id": model.model_id, "version": model.version, "sha256": model.sha256},
         "outcome": result.outcome.value,
         "report": _report(context),
-        "critical": any(finding.critical for finding in result.findings),
+        "critical": any(finding.critical for finding in findings),
         **_images(request),
-        "findings": [_finding(finding) for finding in result.findings],
+        "findings": [_finding(finding) for finding in findings],
         "documents": [
             {"kind": kind.value, "id": related[kind].document_id} for kind in sorted(related)
         ],
@@ -101,7 +103,7 @@ def _report(context: EncodingContext) -> Json:
     return {
         "version": report.number,
         "status": report.status.value,
-        "verified": report.is_verified,
+        "verified": report.verifier is not None,
         "withdrawn": report.is_withdrawn,
     }
 

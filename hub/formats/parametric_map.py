@@ -10,7 +10,7 @@ a number below all others, which the object declares as Float Pixel Padding Valu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,7 @@ def encode(
     header.ContentQualification = "PRODUCT" if card.regulation.medical_device else "RESEARCH"
     add_compression(header, images)
     add_dimensions(header, geometry, [_LUT_LABEL])
-    bulk = {
+    bulk: write.Bulk = {
         0x00081115: referenced_series(images),
         0x52009229: write.sequence(0x52009229, [_shared(maps, geometry)]),
         0x52009230: _per_frame(maps, geometry, {place: at for at, place in enumerate(places)}),
@@ -134,22 +134,23 @@ def _map(request: InferenceRequest, source: ParametricMap) -> _Map | None:
     return _Map(source, source_planes(request, source), values, lowest, highest, has_gaps)
 
 
-def _pixels(maps: list[_Map]) -> dict[int, bytes]:
+def _pixels(maps: list[_Map]) -> write.Bulk:
     """Float Pixel Data (7FE0,0008) and, where there is a voxel without a value, its padding
     (PS3.3 C.7.6.24)."""
     if not any(one.has_gaps for one in maps):
-        joined = b"".join(one.source.values for one in maps)
-        return {0x7FE00008: write.element(0x7FE00008, "OF", joined)}
+        return {0x7FE00008: _float_pixel_data(one.source.values for one in maps)}
     padding = _padding(min(one.lowest for one in maps))
     alone = np.array(padding, "<f4").tobytes()  # a range of one number
-    joined = b"".join(
-        np.where(np.isnan(one.values), padding, one.values).astype("<f4").tobytes() for one in maps
-    )
+    filled = (np.where(np.isnan(one.values), padding, one.values) for one in maps)
     return {
         0x00280122: write.element(0x00280122, "FL", alone),
         0x00280124: write.element(0x00280124, "FL", alone),
-        0x7FE00008: write.element(0x7FE00008, "OF", joined),
+        0x7FE00008: _float_pixel_data(one.astype("<f4", copy=False).data for one in filled),
     }
+
+
+def _float_pixel_data(values: Iterable[bytes | memoryview]) -> write.Pieces:
+    return write.large_element(0x7FE00008, values, "OF")
 
 
 def _padding(lowest: float) -> np.float32:

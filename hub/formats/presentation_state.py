@@ -87,7 +87,7 @@ def encode(
     _add_identification(header, request, context)
     _add_grey_values(header, [picture.image for picture in pictures])
     said = " ".join(state.headlines(request, result, context))
-    graphics = not state.is_withdrawn(context.report)
+    graphics = not context.report.is_withdrawn
     bulk = {
         0x00081115: _referenced_series(pictures),
         0x00700001: write.sequence(

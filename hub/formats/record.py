@@ -27,6 +27,8 @@ from hub.formats.encoding import EncodingContext, document_uuid
 
 _SOP_CLASS_UID, _SOP_INSTANCE_UID, _SERIES_INSTANCE_UID = 0x00080016, 0x00080018, 0x0020000E
 _FORMAT = 1
+"""A field that is added to what is recorded needs a default, so that earlier records can be read;
+any other change needs another format, and a reader of this one (tests: record_format_1.json)."""
 _FASTEST = 1
 
 
@@ -72,7 +74,8 @@ def encode(
 
 def content_of(record: Record) -> bytes:
     """The bytes of a record."""
-    return zlib.compress(_adapter().dump_json(record), _FASTEST)
+    kept = replace(record, request=_thin(record.request))
+    return zlib.compress(_adapter().dump_json(kept), _FASTEST)
 
 
 def decode(content: bytes) -> Record:

@@ -15,11 +15,10 @@ from hub.formats.encoding import amendment_statement, incomplete_statement
 from hub.formats.report_state import (
     NO_STATEMENT,
     OUTCOME_TITLES,
+    WITHDRAWN_NOTE,
     critical_statement,
-    is_withdrawn,
     responsible,
     version_statement,
-    withdrawal_statement,
 )
 
 
@@ -28,7 +27,7 @@ def boxes(
 ) -> list[Flowable]:
     """What stands before any finding: that the report is withdrawn; else what is critical, and
     that there was no answer; that it replaces another one, who answers for it, what is missing."""
-    first = _withdrawal(version) if is_withdrawn(version) else _critical(result)
+    first = _withdrawal(version) if version.is_withdrawn else _critical(result)
     return [*first, *_outcome(result), *_standing(request, version)]
 
 
@@ -64,7 +63,8 @@ def struck(text: str, look: object) -> Paragraph:
 
 
 def _withdrawal(version: ReportVersion) -> list[Flowable]:
-    said = [withdrawal_statement(version), responsible(version)]
+    reason = f" Reason: {version.reason}" if version.reason else ""
+    said = [f"{WITHDRAWN_NOTE}.{reason}", responsible(version)]
     return _red([line for line in said if line])
 
 
@@ -97,7 +97,7 @@ def _standing(request: InferenceRequest, version: ReportVersion) -> list[Flowabl
     """That the page replaces an earlier one, on whose word, and that images are missing."""
     said = [
         version_statement(version),
-        "" if is_withdrawn(version) else responsible(version).rstrip("."),
+        "" if version.is_withdrawn else responsible(version).rstrip("."),
         amendment_statement(request),
         incomplete_statement(request),
     ]

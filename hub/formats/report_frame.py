@@ -9,7 +9,7 @@ from reportlab.platypus import BaseDocTemplate
 from hub.domain.report import ReportVersion
 from hub.formats import report_style as style
 from hub.formats import report_text as words
-from hub.formats.report_state import is_withdrawn, standing_subtitle, standing_title, verifier
+from hub.formats.report_state import standing_subtitle, standing_title
 
 _TITLE_SIZE, _SUBTITLE_SIZE = 22.0, 9.5
 _GAP = 12
@@ -51,7 +51,7 @@ class Page:
     def draw(self, canvas: Canvas, _: BaseDocTemplate) -> None:
         """On a page that has nothing on it yet."""
         canvas.saveState()
-        if is_withdrawn(self._version):
+        if self._version.is_withdrawn:
             _strike_out(canvas)
         bottom = style.PAGE_HEIGHT - style.BAND_HEIGHT
         right = style.PAGE_WIDTH - style.MARGIN
@@ -75,9 +75,9 @@ class Page:
         canvas.restoreState()
 
     def _colour(self) -> HexColor:
-        if is_withdrawn(self._version):
+        if self._version.is_withdrawn:
             return style.WITHDRAWN
-        return style.MARK if verifier(self._version) is None else style.VERIFIED
+        return style.MARK if self._version.verifier is None else style.VERIFIED
 
 
 def _size_of(title: str, canvas: Canvas) -> float:

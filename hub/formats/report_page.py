@@ -30,7 +30,6 @@ from hub.formats.report_boxes import alert, boxes, paragraph, struck
 from hub.formats.report_frame import NumberedCanvas, Page
 from hub.formats.report_places import locations, map_line
 from hub.formats.report_state import (
-    is_withdrawn,
     predecessor_lines,
     standing_title,
     version_statement,
@@ -179,7 +178,7 @@ def _findings(result: InferenceResult, card: ModelCard, version: ReportVersion) 
         paragraph("Unit", style.COLUMN),
         paragraph("Probability", style.COLUMN_RIGHT),
     ]
-    write = struck if is_withdrawn(version) else paragraph
+    write = struck if version.is_withdrawn else paragraph
     rows = [header, *(_finding_row(finding, card, write) for finding in result.findings)]
     shares = list(compress(_COLUMN_SHARES, shown))
     widths = [style.CONTENT_WIDTH * share / sum(shares) for share in shares]
@@ -213,7 +212,7 @@ def _finding_row(
 
 def _statements(result: InferenceResult, version: ReportVersion) -> list[Flowable]:
     """Sentences about the patient; of a withdrawn report they are not repeated."""
-    if is_withdrawn(version):
+    if version.is_withdrawn:
         return []
     statements = list(dict.fromkeys(f.statement for f in result.findings if f.statement))
     return _section("IN WORDS", statements)
@@ -223,7 +222,7 @@ def _places(
     request: InferenceRequest, result: InferenceResult, version: ReportVersion
 ) -> list[Flowable]:
     """Where to look; nowhere, where the report is withdrawn."""
-    if is_withdrawn(version):
+    if version.is_withdrawn:
         return []
     return [
         *_section("LOCATIONS", locations(request, result), bullet=True),

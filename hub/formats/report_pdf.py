@@ -24,7 +24,6 @@ from hub.formats.dicom_object import (
 from hub.formats.encoding import EncodingContext, check_document_identity, document_uuid
 from hub.formats.parametric_map import PARAMETRIC_MAP_STORAGE
 from hub.formats.report_page import render
-from hub.formats.report_state import verifier
 from hub.formats.seg_labelmap import LABEL_MAP_SEGMENTATION_STORAGE
 from hub.formats.sr_content import referenced_sop
 
@@ -93,8 +92,8 @@ def encode_dicom(
     )
     _add_document_modules(header, card, context, len(pdf.content))
     header.DocumentTitle = header.SeriesDescription
-    bulk = {
-        0x00420011: write.element(0x00420011, "OB", pdf.content),
+    bulk: write.Bulk = {
+        0x00420011: write.large_element(0x00420011, [pdf.content]),
         0x00420013: _source_instances(request, related),
     }
     named = tuple(related[kind].document_id for kind in _REFERENCED if kind in related)
@@ -110,7 +109,7 @@ def _add_document_modules(
     header.AcquisitionDateTime = ""
     header.BurnedInAnnotation = "YES"
     header.ConceptNameCodeSequence = Sequence([code_dataset(card.procedure.report_code)])
-    header.VerificationFlag = "UNVERIFIED" if verifier(context.report) is None else "VERIFIED"
+    header.VerificationFlag = "UNVERIFIED" if context.report.verifier is None else "VERIFIED"
     header.MIMETypeOfEncapsulatedDocument = "application/pdf"
     header.EncapsulatedDocumentLength = length
 

@@ -1,4 +1,5 @@
-"""How a report says what it stands for, wherever people read it: on pages and in pictures."""
+"""How a report says what it stands for, wherever people read it: the words that all formats share.
+What it stands for is decided in `hub.domain.report`."""
 
 from __future__ import annotations
 
@@ -7,27 +8,13 @@ from hub.domain.inference import InferenceResult, Outcome
 from hub.domain.report import Person, ReportCause, ReportVersion
 from hub.formats.encoding import AI_MARK
 from hub.formats.report_text import person_name
-from hub.formats.sr_state import is_withdrawn, verifier
-
-__all__ = [
-    "NO_STATEMENT",
-    "OUTCOME_TITLES",
-    "critical_statement",
-    "is_withdrawn",
-    "predecessor_lines",
-    "responsible",
-    "standing_subtitle",
-    "standing_title",
-    "verifier",
-    "version_statement",
-    "withdrawal_statement",
-]
 
 OUTCOME_TITLES = {
     Outcome.NOT_ASSESSABLE: "NOT ASSESSABLE",
-    Outcome.UNSUITABLE: "NOT PROCESSED: OUTSIDE INTENDED USE",
+    Outcome.UNSUITABLE: "NOT ANALYSED: OUTSIDE THE INTENDED USE",
     Outcome.FAILED: "PROCESSING FAILED",
 }
+WITHDRAWN_NOTE = "WITHDRAWN: this AI result must not be used"
 NO_STATEMENT = "No statement about the patient: this is neither a positive nor a negative result."
 
 _BY = {
@@ -45,44 +32,56 @@ _KIND_NAMES = {
 }
 
 
+def standing(version: ReportVersion) -> str:
+    """That an AI made it, and who verified it: :data:`AI_MARK` where nobody did."""
+    person = version.verifier
+    return AI_MARK if person is None else _verified(version, named(person))
+
+
+def _verified(version: ReportVersion, by: str) -> str:
+    changed = "changed and " if version.cause is ReportCause.MODIFIED else ""
+    return f"AI result, {changed}verified by {by}"
+
+
 def standing_title(version: ReportVersion) -> str:
     """What the report is, in the biggest letters on it."""
-    if is_withdrawn(version):
+    if version.is_withdrawn:
         return "Withdrawn: do not use"
-    if verifier(version) is None:
-        return AI_MARK
-    changed = version.cause is ReportCause.MODIFIED
-    return f"AI result, {'changed and ' if changed else ''}verified by a person"
+    return AI_MARK if version.verifier is None else _verified(version, "a person")
 
 
 def standing_subtitle(version: ReportVersion) -> str:
     """Who answers for it."""
-    if is_withdrawn(version):
+    if version.is_withdrawn:
         return f"Made by software. {responsible(version)}".rstrip()
-    if verifier(version) is None:
+    if version.verifier is None:
         return "Made by software. No physician has confirmed it."
     return f"Made by software. {responsible(version)}"
 
 
 def responsible(version: ReportVersion) -> str:
     """What a person did to the report, and who; empty where nobody did anything."""
-    done = _BY.get(version.cause) or ("Verified" if verifier(version) is not None else "")
+    done = _BY.get(version.cause) or ("Verified" if version.verifier is not None else "")
     if not done or version.person is None:
         return ""
-    return f"{done} by {_named(version.person)}."
+    return f"{done} by {named(version.person)}."
 
 
-def _named(person: Person) -> str:
+def named(person: Person) -> str:
+    """A person and whom he works for."""
     name = person_name(person.name)
     return f"{name} ({person.organization})" if person.organization else name
 
 
 def withdrawal_statement(version: ReportVersion) -> str:
-    """That the report must not be used, and why; empty where it may be."""
-    if not is_withdrawn(version):
+    """That the report must not be used, by whose word and why, without a full stop; empty where it
+    may be."""
+    if not version.is_withdrawn:
         return ""
-    reason = f" Reason: {version.reason}" if version.reason else ""
-    return f"WITHDRAWN: this AI result must not be used.{reason}"
+    deed = "rejected" if version.cause is ReportCause.REJECTED else "withdrawn"
+    by = f" by {named(version.person)}" if version.person is not None else ""
+    why = f". Reason: {version.reason.rstrip('.')}" if version.reason else ""
+    return f"{WITHDRAWN_NOTE} ({deed}{by}){why}"
 
 
 def critical_statement(result: InferenceResult) -> str:
@@ -104,7 +103,7 @@ def version_statement(version: ReportVersion) -> str:
     said = f"Version {version.number} of this report; replaces version {version.number - 1}"
     if version.cause is ReportCause.PATIENT_CHANGED:
         return f"{said}, because the identity of the patient changed"
-    if version.reason and not is_withdrawn(version):
+    if version.reason and not version.is_withdrawn:
         return f"{said}. Reason: {version.reason}"
     return said
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from xml.sax.saxutils import escape
 
 from hub.domain.coding import Code
 from hub.domain.finding import Finding, Presence
-from hub.domain.model_card import ModelCard, ScalarFinding
+from hub.domain.model_card import DetectionsFinding, ModelCard, ScalarFinding
 
 PRESENCE_WORDS = {
     Presence.PRESENT: "PRESENT",
@@ -78,10 +78,16 @@ def unit(code: Code) -> str:
 def number(finding: Finding, card: ModelCard) -> str:
     """The value, with the decimals that the manifest gives it."""
     value = finding.value or 0.0
+    decimals = next((d for code, d in _decimals(card) if code == finding.code), None)
+    return f"{value:.6g}" if decimals is None else f"{value:.{decimals}f}"
+
+
+def _decimals(card: ModelCard) -> Iterator[tuple[Code, int]]:
     for spec in card.output.findings:
-        if isinstance(spec, ScalarFinding) and spec.code == finding.code:
-            return f"{value:.{spec.decimals}f}"
-    return f"{value:.6g}"
+        if isinstance(spec, ScalarFinding):
+            yield spec.code, spec.decimals
+        elif isinstance(spec, DetectionsFinding):
+            yield from ((one.code, one.decimals) for one in spec.measurements)
 
 
 def answer(finding: Finding, card: ModelCard) -> str:

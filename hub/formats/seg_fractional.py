@@ -78,16 +78,16 @@ def encode(
     add_compression(header, images)
     add_segments(header, region.segments, card)
     add_dimensions(header, geometry, [REFERENCED_SEGMENT_NUMBER])
-    bulk = {
+    bulk: write.Bulk = {
         0x00081115: referenced_series(images),
         0x52009229: write.sequence(0x52009229, [geometry.shared]),
         0x52009230: per_frame_of_segments(places, planes, geometry),
-        0x7FE00010: write.element(0x7FE00010, "OB", pixels),
+        0x7FE00010: write.large_element(0x7FE00010, pixels),
     }
     return dicom_document(DocumentKind.SEG_FRACTIONAL, request, header, bulk)
 
 
-def _frames(region: Region) -> tuple[list[tuple[int, int]], bytes]:
+def _frames(region: Region) -> tuple[list[tuple[int, int]], list[memoryview]]:
     """Number of the segment and index of the plane of each frame; the pixels of all."""
     shape = (len(region.segments), len(region.sop_instance_uids), region.rows, region.columns)
     values: _Probabilities = np.frombuffer(region.probabilities, np.uint8).reshape(shape)
@@ -97,5 +97,5 @@ def _frames(region: Region) -> tuple[list[tuple[int, int]], bytes]:
     for index in sorted(range(shape[0]), key=lambda i: region.segments[i].number):
         number = region.segments[index].number
         places += [(number, int(plane)) for plane in np.flatnonzero(filled[index])]
-        pixels.append(values[index][filled[index]].tobytes())
-    return places, b"".join(pixels)
+        pixels.append(values[index][filled[index]].data)
+    return places, pixels

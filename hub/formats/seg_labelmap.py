@@ -93,12 +93,12 @@ def encode(
     _add_leaves(header, region, card)
     in_space = bool(geometry.frame_of_reference_uid)
     add_dimensions(header, geometry, [] if in_space else [FRAME_LABEL])
-    bulk = {
+    bulk: write.Bulk = {
         0x00081115: referenced_series(images),
         0x00280120: write.unsigned_shorts(0x00280120, _BACKGROUND_NUMBER),
         0x52009229: write.sequence(0x52009229, [geometry.shared]),
         0x52009230: _per_frame([int(plane) for plane in used], planes, geometry),
-        0x7FE00010: write.element(0x7FE00010, "OB", np.ascontiguousarray(labels).tobytes()),
+        0x7FE00010: write.large_element(0x7FE00010, [np.ascontiguousarray(labels).data]),
     }
     return dicom_document(DocumentKind.SEG_LABELMAP, request, header, bulk)
 

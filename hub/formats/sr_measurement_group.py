@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hub.domain.coding import Code
+from hub.domain.delivery import DocumentKind
 from hub.domain.finding import Evidence, Finding, ImageLocation, Presence, Region
 from hub.domain.identity import derived_uid
 from hub.domain.inference import InferenceRequest, InferenceResult
@@ -20,6 +21,7 @@ from hub.formats import sr_codes
 from hub.formats import sr_content as sr
 from hub.formats.encoding import OUTCOME_CODES, OUTCOME_CONCEPT, PRESENCE_CODES
 from hub.formats.related_objects import RelatedObject
+from hub.formats.seg_labelmap import whole_segments
 from hub.formats.source_dataset import is_image, is_waveform
 from hub.formats.sr_content import Relationship
 from hub.formats.sr_locations import Space, is_volume, single_graphics
@@ -33,6 +35,15 @@ class SegmentationReference:
 
     segmentation: RelatedObject
     region: Region
+
+    def is_whole(self, number: int) -> bool:
+        """It shows all of a segment: a label map shows of nested ones what is left of the outer."""
+        is_label_map = self.segmentation.kind is DocumentKind.SEG_LABELMAP
+        return not is_label_map or number in whole_segments(self.region)
+
+    def parts_of(self, number: int) -> tuple[int, ...]:
+        """The numbers in it that together are a segment."""
+        return (number,) if self.is_whole(number) else self.region.values_of(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +189,13 @@ def _group(
 
 
 def _only_segment(findings: Sequence[Finding], sources: _Sources) -> int | None:
-    """The one segment that is measured, as TID 1411 holds exactly one."""
+    """The one segment that is measured, as TID 1411 holds exactly one; None where there is none
+    that the segmentation shows whole."""
     numbers = {number for finding in findings for number in finding.segment_numbers}
-    return numbers.pop() if sources.segmentation is not None and len(numbers) == 1 else None
+    if sources.segmentation is None or len(numbers) != 1:
+        return None
+    number = numbers.pop()
+    return number if sources.segmentation.is_whole(number) else None
 
 
 def _answers(
@@ -285,7 +300,8 @@ def _images_of(segment: int | None, sources: _Sources) -> frozenset[str]:
 def _source_segments(numbers: Sequence[int], reference: SegmentationReference) -> bytes:
     """TID 320: a value that comes from several segments, or from one that it does not outline."""
     inferred = Relationship.INFERRED_FROM
-    sop = _segments(numbers, reference)
+    parts = {part for number in numbers for part in reference.parts_of(number)}
+    sop = _segments(sorted(parts), reference)
     return sr.reference(inferred, sr_codes.SOURCE_OF_MEASUREMENT, "IMAGE", sop)
 
 

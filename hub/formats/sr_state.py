@@ -20,40 +20,29 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from hub.domain.delivery import DocumentKind
-from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
-from hub.domain.report import Person, PreviousDocument, ReportCause, ReportStatus, ReportVersion
+from hub.domain.inference import InferenceRequest, InferenceResult
+from hub.domain.report import Person, PreviousDocument, ReportCause, ReportVersion
 from hub.formats import dicom_writer as write
 from hub.formats import sr_codes
 from hub.formats import sr_content as sr
 from hub.formats.encoding import (
-    AI_MARK,
     EncodingContext,
     amendment_statement,
     incomplete_statement,
 )
-from hub.formats.report_text import person_name
+from hub.formats.report_state import (
+    NO_STATEMENT,
+    OUTCOME_TITLES,
+    named,
+    standing,
+    withdrawal_statement,
+)
 from hub.formats.sr_content import Relationship
 
 STRUCTURED_REPORTS = (DocumentKind.SR, DocumentKind.SR_3D)
 
-_NO_ANSWER = {
-    Outcome.NOT_ASSESSABLE: "NOT ASSESSABLE: the AI could not answer",
-    Outcome.UNSUITABLE: "NOT ANALYSED: outside the intended use of the AI",
-    Outcome.FAILED: "PROCESSING FAILED: there is no AI result",
-}
 _LONGEST_COMPONENT_GROUP = 64
 """Characters of each component group of a person name (PS3.5 section 6.2)."""
-
-
-def is_withdrawn(version: ReportVersion) -> bool:
-    """Nothing of this report may be used any more."""
-    return version.is_withdrawn or version.status is ReportStatus.ENTERED_IN_ERROR
-
-
-def verifier(version: ReportVersion) -> Person | None:
-    """Who answers for the report; None where nobody does."""
-    stands = version.is_verified or version.status is ReportStatus.FINAL
-    return version.person if stands and not is_withdrawn(version) else None
 
 
 def headlines(
@@ -61,19 +50,11 @@ def headlines(
 ) -> tuple[str, ...]:
     """What a reader has to know before the findings, the most important first; sentences."""
     version = context.report
-    if is_withdrawn(version):
-        return (_withdrawal(version),)
-    said = [_critical(result), _answer(result), _standing(version), _cause(version)]
+    if version.is_withdrawn:
+        return (f"{withdrawal_statement(version)}.",)
+    said = [_critical(result), _answer(result), f"{standing(version)}.", _cause(version)]
     said += [f"{text}." for text in (amendment_statement(request), incomplete_statement(request))]
     return tuple(text for text in said if text.strip("."))
-
-
-def _withdrawal(version: ReportVersion) -> str:
-    by = f" by {_told(version.person)}" if version.person is not None else ""
-    why = f" Reason: {version.reason.rstrip('.')}." if version.reason else ""
-    if version.cause is ReportCause.REJECTED:
-        return f"WITHDRAWN: this AI result was rejected{by} and must not be used.{why}"
-    return f"WITHDRAWN: this AI result was withdrawn{by} and must not be used.{why}"
 
 
 def _critical(result: InferenceResult) -> str:
@@ -82,17 +63,8 @@ def _critical(result: InferenceResult) -> str:
 
 
 def _answer(result: InferenceResult) -> str:
-    said = _NO_ANSWER.get(result.outcome)
-    return f"{said}. This is neither a positive nor a negative result." if said else ""
-
-
-def _standing(version: ReportVersion) -> str:
-    """:data:`AI_MARK`, or that it comes from an AI and who verified it."""
-    person = verifier(version)
-    if person is None:
-        return f"{AI_MARK}."
-    changed = "changed and " if version.cause is ReportCause.MODIFIED else ""
-    return f"AI result, {changed}verified by {_told(person)}."
+    said = OUTCOME_TITLES.get(result.outcome)
+    return f"{said}. {NO_STATEMENT}" if said else ""
 
 
 def _cause(version: ReportVersion) -> str:
@@ -100,23 +72,18 @@ def _cause(version: ReportVersion) -> str:
     if version.cause is ReportCause.PATIENT_CHANGED:
         return f"AMENDED: the patient's data changed after the examination.{why}"
     if version.cause is ReportCause.RELEASED:
-        by = f" by {_told(version.person)}" if version.person is not None else ""
+        by = f" by {named(version.person)}" if version.person is not None else ""
         return f"Released{by} after it was held back.{why}"
-    if version.is_verified and version.reason:
+    if version.verifier is not None and version.reason:
         return why.strip()
     return ""
-
-
-def _told(person: Person) -> str:
-    name = person_name(person.name)
-    return f"{name} ({person.organization})" if person.organization else name
 
 
 def add_flags(
     header: Dataset, version: ReportVersion, verified_at: datetime, institution_name: str
 ) -> None:
     """Completion, verification and preliminary flags of SR Document General (PS3.3 C.17.2)."""
-    person = verifier(version)
+    person = version.verifier
     header.CompletionFlag = "COMPLETE"
     header.VerificationFlag = "UNVERIFIED" if person is None else "VERIFIED"
     header.PreliminaryFlag = "PRELIMINARY" if person is None else "FINAL"
@@ -138,7 +105,7 @@ def dicom_name(person: Person) -> str:
 
 def person_observer(version: ReportVersion) -> list[bytes]:
     """The person who verified, beside the algorithm that observed; nothing where nobody did."""
-    person = verifier(version)
+    person = version.verifier
     if person is None:
         return []
     role = sr_codes.PERSON_OBSERVER_ROLE_IN_PROCEDURE

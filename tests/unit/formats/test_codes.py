@@ -9,7 +9,7 @@ from pydicom.sr._concepts_dict import concepts
 
 from hub.domain.coding import Code
 from hub.formats.codes import code_problem, is_dicom_code, is_loinc, is_snomed_ct
-from hub.formats.ucum import is_unit
+from hub.formats.ucum import _USUAL, _grammar, is_unit
 
 _WRONG_AT_THE_SOURCE = {"115347700", "11524-0"}
 """Concepts that pydicom has with a wrong check digit."""
@@ -61,6 +61,19 @@ def test_what_no_concept_of_snomed_ct_looks_like(text: str) -> None:
 def test_dicom_codes_are_those_of_the_standard() -> None:
     assert all(map(is_dicom_code, ("112039", "121071", "113014", "126000")))
     assert not is_dicom_code("112999999")
+    assert not is_dicom_code("112999")
+
+
+def test_a_code_of_a_later_edition_of_dicom_may_be() -> None:
+    """A vendor may be ahead of the list that the hub has: numbers are given one after another."""
+    assert is_dicom_code("131234")
+    assert not is_dicom_code("913123")
+
+
+@pytest.mark.parametrize("code", ["LP29684-5", "LA6576-8", "LL358-3", "LG33055-1"])
+def test_parts_and_answers_of_loinc_may_be(code: str) -> None:
+    assert is_loinc(code)
+    assert not is_loinc("LX" + code[2:])
 
 
 def test_every_example_of_ucum_is_a_unit() -> None:
@@ -68,6 +81,19 @@ def test_every_example_of_ucum_is_a_unit() -> None:
     units = [line.split("\t")[1] for line in text.splitlines()[1:]]
     assert len(units) > 800
     assert [unit for unit in units if not is_unit(unit)] == ["Torr"]  # not UCUM's: m[Hg] is
+
+
+def test_usual_units_are_units_of_the_grammar() -> None:
+    for unit in _USUAL:
+        _grammar().parse(unit)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1", "{score}", "{Agatston}", "mL/min/{1.73_m2}", "g/mL{SUVbw}", "10*-6.mm2/s", "/min"],
+)
+def test_units_of_vendors_are_units(text: str) -> None:
+    assert is_unit(text)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +112,12 @@ def test_what_is_no_unit(text: str) -> None:
         Code("laa-950", "99CAIDX", "Low attenuation areas"),
         Code("2:2", "MDC", "Lead II"),
         Code("C-B0322", "SRT", "a retired one"),
+        Code("T-28000", "SNM3", "Lung"),
+        Code("1234-01", "99ACME", "of a vendor"),
+        Code("RDES44", "RADELEMENT", "an element"),
+        Code("J93.0", "I10", "Spontaneous tension pneumothorax"),
+        Code("90741000119107", "SCT", "of the extension of the United States"),
+        Code("LA6576-8", "LN", "Positive"),
     ],
 )
 def test_codes_that_may_be(code: Code) -> None:

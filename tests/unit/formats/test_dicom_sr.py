@@ -250,7 +250,7 @@ def test_long_codes_and_meanings_stay_valid() -> None:
     [name] = [name for name in names if "LongCodeValue" in name]
     assert name.LongCodeValue == "1234567890123456789"
     assert len(name.CodeMeaning) <= 64
-    assert name.CodeMeaning.endswith("…")
+    assert name.CodeMeaning.endswith("...")
 
 
 @pytest.mark.peers

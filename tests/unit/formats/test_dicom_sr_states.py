@@ -11,6 +11,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Region
@@ -122,7 +123,7 @@ def test_a_withdrawn_report_says_so_and_repeats_no_finding(
         report = read(second[kind])
         assert report.SeriesDescription == "AI WITHDRAWN Lung density"
         assert report.ConceptNameCodeSequence[0].CodeMeaning == "AI result WITHDRAWN: do not use"
-        assert first_words(report).startswith("WITHDRAWN: this AI result was ")
+        assert first_words(report).startswith("WITHDRAWN: this AI result must not be used (")
         assert "must not be used" in first_words(report)
         assert "wrong lobe" in first_words(report)
         assert (report.VerificationFlag, report.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
@@ -189,9 +190,17 @@ def test_later_versions_refer_to_the_segmentation_of_the_first_one() -> None:
 @pytest.mark.parametrize(
     ("outcome", "words", "title"),
     [
-        ("not assessable", "NOT ASSESSABLE: ", "AI NOT ASSESSABLE Lung density"),
-        ("unsuitable", "NOT ANALYSED: outside the intended use", "AI NOT ANALYSED Lung density"),
-        ("failed", "PROCESSING FAILED: there is no AI result", "AI FAILED Lung density"),
+        (
+            "not assessable",
+            "NOT ASSESSABLE. No statement about the patient",
+            "AI NOT ASSESSABLE Lung density",
+        ),
+        (
+            "unsuitable",
+            "NOT ANALYSED: OUTSIDE THE INTENDED USE. No statement",
+            "AI NOT ANALYSED Lung density",
+        ),
+        ("failed", "PROCESSING FAILED. No statement about the patient", "AI FAILED Lung density"),
     ],
 )
 def test_no_answer_is_told_first_and_in_the_list_of_series(
@@ -301,6 +310,35 @@ def test_a_report_refers_to_the_form_of_segmentation_that_its_receiver_gets() ->
         assert named == {document.document_id}
         assert classes == {read(document).SOPClassUID}
         assert set(report.related_uids) == {d.document_id for d in related.values()}
+
+
+def test_a_value_of_a_whole_segment_is_not_that_of_its_rest_in_a_label_map() -> None:
+    """The lungs of a label map are the lungs without what is nested in them."""
+    request = builders.request_for(builders.chest_ct_study(2))
+    result, card = builders.assessed(request), builders.model_card()
+    label_map = seg_labelmap.encode(request, result, card, CONTEXT, {})
+    assert label_map is not None
+    related = {DocumentKind.SEG_LABELMAP: label_map}
+    report = read(dicom_sr.encode(request, result, card, CONTEXT, related))
+    measured = {
+        str(item.ConceptNameCodeSequence[0].CodeMeaning): {
+            number
+            for child in item.get("ContentSequence", ())
+            if "ReferencedSOPSequence" in child
+            for number in _numbers(child.ReferencedSOPSequence[0])
+        }
+        for item in items(report)
+        if item.ValueType == "NUM"
+    }
+    groups = [i for i in items(report) if i.ConceptNameCodeSequence[0].CodeValue == "121191"]
+    referenced = [_numbers(g.ReferencedSOPSequence[0]) for g in groups]
+    assert referenced == [[2]]  # what lies within is whole
+    assert {frozenset(n) for n in measured.values()} == {frozenset({1, 2}), frozenset()}
+
+
+def _numbers(reference: Dataset) -> list[int]:
+    found = reference.get("ReferencedSegmentNumber") or []
+    return [found] if isinstance(found, int) else list(found)
 
 
 def region_shape(region: Region) -> tuple[int, int, int]:

@@ -82,6 +82,23 @@ def test_every_version_updates_the_same_alert() -> None:
     assert all(len(urls) == 1 for urls in found)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("rejected", "WITHDRAWN: this AI result must not be used"),
+        ("late-images", "No longer critical: "),
+        ("late-and-failed", "No longer critical: "),
+    ],
+)
+def test_an_alert_that_does_not_hold_says_so_where_only_its_text_is_shown(
+    name: str, words: str
+) -> None:
+    flag, request = alerts(CASES[name].bundle())
+    texts = (flag["code"]["text"], request["payload"][0]["contentString"])
+    assert all(text.startswith(words) for text in texts)
+    assert not any("Critical finding" in text for text in texts)
+
+
 def test_a_verified_alert_says_who_verified_it() -> None:
     flag, request = alerts(CASES["accepted"].bundle())
     assert "verified by Beispiel, Dr. Änne" in flag["code"]["text"]

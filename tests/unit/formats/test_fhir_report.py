@@ -28,6 +28,7 @@ from tests.unit.formats.fhir_bundles import (
     PAGE,
     PATIENT_SYSTEM,
     Answer,
+    Case,
     Json,
     context,
     related_to,
@@ -437,3 +438,17 @@ def test_a_finding_that_the_model_could_not_assess_is_kept_beside_the_others() -
     absent = [o for o in resources(bundle, "Observation") if "dataAbsentReason" in o]
     assert [o["code"]["text"] for o in absent] == ["Pneumothorax"]
     assert len(report(bundle)["result"]) == 3
+
+
+@pytest.mark.parametrize("modality", ["RTSEGANN", "XX", "CT PERF"])
+@pytest.mark.parametrize("kind", [DocumentKind.FHIR, DocumentKind.FHIR_R5])
+def test_a_modality_that_nobody_knows_keeps_no_report_back(
+    modality: str, kind: DocumentKind
+) -> None:
+    study = builders.chest_ct_study()
+    (series,) = study.series
+    study = replace(study, series=(replace(series, modality=modality),))
+    assert study.modalities_in_study == (modality,)
+    (told,) = resources(Case(builders.presence, study=study).bundle(kind), "ImagingStudy")
+    assert modality in list(strings(told))
+    assert "http://dicom.nema.org/resources/ontology/DCM" not in list(strings(told))

@@ -80,6 +80,7 @@ def test_names_are_read_in_their_character_set(character_set: str, codec: str) -
         b"\xff\xfeM\x00S\x00H\x00",
         b"MSH|||||||",
         b"MSHA^~\\&A",
+        b"MSH|^~\\A|RIS",
         message("PID|||1||M\xfcller", codec="latin_1"),
         message(character_set="KLINGON"),
     ],

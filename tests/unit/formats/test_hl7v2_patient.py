@@ -145,3 +145,39 @@ def test_refusals_hold_no_patient_data() -> None:
         assert "CANARY" not in f"{raised.value}{raised.value.location}"
     with pytest.raises(MessageError, match="the same"):
         changes("A40", "PID|1||CANARY", "MRG|CANARY")
+
+
+def test_an_id_that_stays_does_not_hide_that_another_is_merged() -> None:
+    """MRG-1 lists all identifiers that the record had: the enterprise's is often the same."""
+    found = changes("A40", "PID|1||E^^^MPI^PI~NEW^^^UMR^MR", "MRG|E^^^MPI^PI~OLD^^^UMR^MR")
+    assert [(c.patient_id, c.current.patient_id) for c in found] == [("OLD", "NEW")]
+
+
+def test_a_survivor_that_keeps_the_old_id_beside_the_new_one_is_followed() -> None:
+    (change,) = changes("A40", "PID|1||OLD^^^UMR^MR~NEW^^^UMR^MR", "MRG|OLD^^^UMR^MR")
+    assert (change.patient_id, change.current.patient_id) == ("OLD", "NEW")
+
+
+def test_a_message_about_very_many_patients_is_refused() -> None:
+    """Each change is written and synced on its own: a flood of them would hold the feed."""
+    assert len(changes("A08", "PID|1||" + "~".join(map(str, range(200))))) == 200
+    many = "~".join(map(str, range(100_000)))
+    for segments in ((f"PID|1||{many}",), ("PID|1||NEW", f"MRG|{many}"), ("PID|1||1",) * 201):
+        with pytest.raises(MessageError, match="more than 200"):
+            changes("A08" if len(segments) != 2 else "A40", *segments)
+
+
+def test_merges_in_a_circle_and_in_a_chain_end_at_the_last_one() -> None:
+    def merge(old: str, new: str, number: int) -> PatientChange:
+        (change,) = changes("A40", f"PID|1||{new}", f"MRG|{old}", control_id=str(number))
+        return change
+
+    chain = [merge("A", "B", 1), merge("B", "C", 2)]
+    assert follow(PatientIdentity("A"), chain).patient_id == "C"
+    circle = [merge("A", "B", 1), merge("B", "A", 2)]
+    assert follow(PatientIdentity("A"), circle).patient_id == "A"
+    assert follow(PatientIdentity("B"), circle).patient_id == "A"
+
+
+def test_hexadecimal_escapes_are_read_in_both_usual_character_sets() -> None:
+    assert name_of("M\\XC3BC\\ller") == name_of("M\\XFC\\ller") == "Müller"

@@ -15,7 +15,13 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Presence
 from hub.domain.identity import PatientIdentity
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
-from hub.domain.report import Person, ReportCause, ReportStatus, ReportVersion
+from hub.domain.report import (
+    Person,
+    PreviousDocument,
+    ReportCause,
+    ReportStatus,
+    ReportVersion,
+)
 from hub.errors import IntegrityError, RejectedError
 from hub.formats.encoding import AI_MARK, FIRST_VERSION, EncodingContext
 from hub.formats.hl7v2_report import encode
@@ -103,6 +109,8 @@ REJECTED = version(ReportStatus.ENTERED_IN_ERROR, ReportCause.REJECTED, reason="
 RETRACTED = version(ReportStatus.ENTERED_IN_ERROR, ReportCause.RETRACTED, reason="Wrong model")
 LATE = ReportVersion(status=ReportStatus.AMENDED)
 VERSIONS = [ReportVersion(), ACCEPTED, MODIFIED, REJECTED, RETRACTED, LATE]
+PLACES = ("363698007", "272741003")
+"""Finding site and laterality."""
 RESULTS = [assessed, presence, not_assessable, unsuitable, failed]
 
 
@@ -135,6 +143,39 @@ def test_the_patient_and_the_order_are_those_of_the_request() -> None:
     assert field_of(message, "OBR", 4) == "24627-2"
     assert about(oru(), "113014")[0][5] == "2.25.1001"
     assert field_of(message, "MSH", 18) == "UNICODE UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("day", "time", "offset", "written"),
+    [
+        ("20260314", "082501.5", "+0900", "20260314082501+0900"),
+        ("20260314", "0825", "-0330", "202603140825-0330"),
+        ("20260314", "0825", "+99", "202603140825"),
+        ("20260314", "08", "+0900", "20260314"),
+        ("20260314", "2599", "", "20260314"),
+        ("20261332", "0825", "", ""),
+        ("٢٠٢٦٠٣١٤", "0825", "", ""),
+        ("", "0825", "", ""),
+    ],
+)
+def test_the_time_of_the_study_is_that_of_its_own_clock(
+    day: str, time: str, offset: str, written: str, tmp_path: Path
+) -> None:
+    study = chest_ct_study()
+    (series,) = study.series
+    named = {"timezone_offset_from_utc": offset}
+    odd = tuple(replace(i, attributes=dict(i.attributes) | named) for i in series.instances)
+    series = replace(series, instances=odd)
+    request = request_for(replace(study, series=(series,), study_date=day, study_time=time))
+    text = oru(request=request)
+    assert obr(text)[7] == written
+    assert {row[14] for row in rows(text)} == {written}
+    assert problems_of(text, tmp_path / "report.txt") == []
+
+
+def test_a_birth_date_that_is_no_day_is_left_out() -> None:
+    study = chest_ct_study(patient=replace(PATIENT, patient_birth_date="19580231"))
+    assert field_of(parsed(oru(request=request_for(study))), "PID", 7) == ""
 
 
 def test_values_keep_their_number_and_unit() -> None:
@@ -226,8 +267,9 @@ def test_a_changed_report_is_a_correction() -> None:
 def test_what_was_withdrawn_holds_no_finding(result: Any, report: ReportVersion) -> None:
     text = oru(result, report=report)
     assert obr(text)[25] == "C"
-    told = [row for row in rows(text) if row[11] == "W"]
-    assert {row[5] for row in told} <= {"WITHDRAWN"}
+    taken_back = [row for row in rows(text) if row[11] == "W"]
+    assert {row[5] for row in taken_back} <= {"WITHDRAWN"}
+    told = [row for row in taken_back if row[3].split("^")[0] not in PLACES]
     assert len(told) == len(result(request_for(chest_ct_study())).findings)
     assert about(text, "ai-outcome")[0][5].startswith("withdrawn^")
     for place in (notes(text), about(text, "121077")[0][5]):
@@ -255,7 +297,7 @@ def test_a_finding_that_is_gone_is_taken_back() -> None:
     still = replace(earlier, findings=earlier.findings[1:])
     report = replace(LATE, replaced_findings=earlier.findings)
     text = oru(still, report=report)
-    wrong = [row for row in rows(text) if row[11] == "W"]
+    wrong = [r for r in rows(text) if r[11] == "W" and r[3].split("^")[0] not in PLACES]
     (before,) = [row for row in about(oru(earlier), "36118008") if "right" in row[3]]
     assert [(row[3], row[4], row[5]) for row in wrong] == [(before[3], before[4], "WITHDRAWN")]
 
@@ -403,3 +445,70 @@ def test_not_assessable_stays_so_when_a_person_signs() -> None:
     (row,) = about(oru(only, report=ACCEPTED), "60046008")
     assert (row[5], row[11]) == ("", "X")
     assert VOLUME.code_value not in oru(only, report=ACCEPTED)
+
+
+# --- several messages about one report -----------------------------------------------------------
+
+
+def kept(*messages: str) -> dict[tuple[str, str], list[str]]:
+    """What a receiver shows that replaces an OBX by one with the same OBX-3.1 and OBX-4."""
+    return {(row[3].split("^")[0], row[4]): row for text in messages for row in rows(text)}
+
+
+def standing(shown: dict[tuple[str, str], list[str]]) -> dict[tuple[str, str], list[str]]:
+    """Those with a value that is neither withdrawn nor about the report itself."""
+    about_it = ("ai-outcome", "121077", "113014")
+    return {
+        k: row for k, row in shown.items() if row[11] != "W" and row[5] and k[0] not in about_it
+    }
+
+
+@pytest.mark.parametrize("report", [REJECTED, RETRACTED], ids=["rejected", "retracted"])
+@pytest.mark.parametrize("result", [assessed, presence])
+def test_nothing_of_a_withdrawn_report_stands(result: Any, report: ReportVersion) -> None:
+    findings = result(request_for(chest_ct_study())).findings
+    first = oru(result)
+    last = oru(result, report=replace(report, replaced_findings=findings))
+    assert standing(kept(first)) != {}
+    assert standing(kept(first, last)) == {}
+    before = {(row[3].split("^")[0], row[4]) for row in rows(first)}
+    taken_back = {(row[3].split("^")[0], row[4]) for row in rows(last) if row[11] == "W"}
+    assert taken_back <= before  # nothing is taken back that nobody was told
+
+
+def test_where_a_finding_lay_goes_with_it() -> None:
+    earlier = presence(request_for(chest_ct_study()))
+    still = replace(earlier, findings=earlier.findings[1:])
+    report = replace(LATE, replaced_findings=earlier.findings)
+    gone = {row[4] for row in rows(oru(still, report=report)) if row[11] == "W"}
+    assert len(gone) == 1
+    shown = standing(kept(oru(earlier), oru(still, report=report)))
+    assert not gone & {sub_id for _, sub_id in shown}
+
+
+@pytest.mark.parametrize("broke", [not_assessable, unsuitable, failed])
+def test_a_question_is_the_same_one_with_and_without_an_answer(broke: Any) -> None:
+    answered = assessed(request_for(chest_ct_study()))
+    later = replace(LATE, replaced_findings=answered.findings)
+    first, second = oru(answered), oru(broke, report=later)
+    assert standing(kept(first, second)) == {}
+    open_ones = [row for row in kept(second, oru(answered, report=LATE)).values() if row[11] == "X"]
+    assert open_ones == []
+
+
+def test_two_questions_of_one_code_are_both_left_open() -> None:
+    card = model_card()
+    first = card.output.findings[0]
+    other = replace(first, tracking_identifier="another")
+    findings = (*card.output.findings, other)
+    card = replace(card, output=replace(card.output, findings=findings))
+    asked = about(oru(not_assessable, card=card), first.code.code_value)
+    assert [row[11] for row in asked] == ["X", "X"]
+    assert len({row[4] for row in asked}) == 2
+
+
+def test_an_object_that_is_gone_is_taken_back() -> None:
+    before = PreviousDocument(DocumentKind.SEG, "1.2.840.10008.5.1.4.1.1.66.4", "2.25.8", "2.25.9")
+    text = oru(failed, report=replace(LATE, predecessors=(before,)))
+    (row,) = about(text, "sop-instance-uid")
+    assert (row[4], row[5], row[11]) == ("seg", "WITHDRAWN", "W")

@@ -20,6 +20,7 @@ from hub.domain.study import Instance
 from hub.errors import RejectedError, TransientError
 from hub.formats import key_image
 from hub.formats.encoding import EncodingContext
+from hub.formats.key_picture import CRITICAL_GRAPHIC
 from hub.ports import RenderedImage
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT, validator_errors
@@ -226,7 +227,7 @@ def test_what_lies_on_no_image_stands_on_a_card(written: list[str]) -> None:
     ("outcome", "title"),
     [
         (Outcome.FAILED, "PROCESSING FAILED"),
-        (Outcome.UNSUITABLE, "NOT PROCESSED: OUTSIDE INTENDED USE"),
+        (Outcome.UNSUITABLE, "NOT ANALYSED: OUTSIDE THE INTENDED USE"),
         (Outcome.NOT_ASSESSABLE, "NOT ASSESSABLE"),
     ],
 )
@@ -282,6 +283,64 @@ def test_a_later_version_leaves_the_pictures_of_the_first_alone() -> None:
     context = context_with(Grey(), report=accepted)
     card = builders.model_card()
     assert key_image.encode(request, result, card, context, {DocumentKind.KEY_IMAGE: first}) is None
+
+
+def test_what_a_person_changed_is_drawn_again() -> None:
+    """The first picture shows findings that do not hold any more."""
+    request = request_of()
+    result = located(request, box(images_of(request)[0], 1, 1, 9, 9))
+    related = {DocumentKind.KEY_IMAGE: encoded(request, result)}
+    modified = ReportVersion(2, ReportStatus.AMENDED, ReportCause.MODIFIED, "", Person("Weiß^Änne"))
+    context = context_with(Grey(), report=modified)
+    again = key_image.encode(request, result, builders.model_card(), context, related)
+    assert again is not None
+    header = pydicom.dcmread(BytesIO(again.content))
+    for said in (header.DerivationDescription, header.ImageComments):
+        assert said.startswith("AI result, changed and verified by a person")
+
+
+def test_findings_at_one_place_share_its_graphic_its_colour_and_one_label(
+    written: list[str],
+) -> None:
+    request = request_of()
+    place = box(images_of(request)[0], 1, 1, 9, 9)
+    measured = located(request, place)
+    seen = replace(measured.findings[0], value=None, unit=None, presence=Presence.PRESENT)
+    seen = replace(seen, critical=True)
+    found = (*measured.findings, seen)
+    pixels = frames_of(encoded(request, replace(measured, findings=found)))[0]
+    drawn = (pixels == CRITICAL_GRAPHIC).all(axis=2)
+    assert drawn.sum() > 1000  # not hidden below the graphic of the other one
+    assert not (pixels == (64, 196, 255)).all(axis=2).any()
+    assert "Nodule PRESENT; Nodule 8.4 mm" in written
+
+
+def test_labels_do_not_lie_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = request_of()
+    image = images_of(request)[0]
+    result = located(request, box(image, 1, 1, 9, 9), box(image, 1, 2, 9, 9))
+    rows: list[float] = []
+    original = ImageDraw.ImageDraw.text
+
+    def text(self: Any, xy: Any, text: str, *arguments: Any, **named: Any) -> None:
+        if "stroke_width" in named:
+            rows.append(xy[1])
+        original(self, xy, text, *arguments, **named)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    encoded(request, result)
+    assert len(rows) == 2
+    assert abs(rows[0] - rows[1]) >= 26
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [(builders.failed, "AI FAILED"), (builders.located, "AI CRITICAL")],
+)
+def test_the_list_of_series_says_how_it_ended(of: Any, said: str) -> None:
+    request = request_of()
+    header = pydicom.dcmread(BytesIO(encoded(request, of(request)).content))
+    assert header.SeriesDescription.startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Evidence
 from hub.domain.inference import ImagingInput, InferenceRequest, InputRole
 from hub.domain.report import ReportCause
-from hub.formats import key_objects
+from hub.formats import key_image, key_objects
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT
 from tests.unit.formats.report_states import (
@@ -134,13 +134,26 @@ def test_a_withdrawal_rejects_everything_that_was_sent(outcome: str, cause: Repo
     assert (title.CodeValue, title.CodingSchemeDesignator) == ("113037", "DCM")
     assert {uid for _, uid in selected(note)} == {d.document_id for d in first.values()}
     assert evidence(note) == {d.document_id: read(d).SeriesInstanceUID for d in first.values()}
-    assert text(note).startswith("WITHDRAWN: this AI result was ")
+    assert text(note).startswith("WITHDRAWN: this AI result must not be used (")
     assert "wrong lobe" in text(note)
     [name] = [i.PersonName for i in read(note).ContentSequence if i.ValueType == "PNAME"]
     assert str(name) == PERSON.name
     assert DocumentKind.KEY_OBJECTS not in second
     own = {d.document_id for d in second.values()}
     assert not own & {uid for _, uid in selected(note)}
+
+
+def test_the_picture_that_says_so_is_not_rejected() -> None:
+    request = request_of(2)
+    first, second = second_version(request, builders.assessed(request), ReportCause.RETRACTED)
+    context = version_after(first, ReportCause.RETRACTED)
+    result, card = builders.assessed(request), builders.model_card()
+    picture = key_image.encode(request, result, card, context, {})
+    assert picture is not None
+    related = {**second, DocumentKind.KEY_IMAGE: picture}
+    note = key_objects.encode_rejection(request, result, card, context, related)
+    assert note is not None
+    assert {uid for _, uid in selected(note)} == {d.document_id for d in first.values()}
 
 
 def test_only_a_withdrawn_report_of_which_something_was_sent_is_rejected() -> None:

@@ -11,11 +11,12 @@ from tests.acceptance.disc_model import MANIFEST
 
 DISC = MANIFEST.replace("%ID%", "disc").replace("%SHA%", "0" * 64).replace("%GRAPHIC%", "ellipse")
 CODE = "{code_value: C, coding_scheme_designator: 99T, code_meaning: c}"
+UNIT = "{code_value: mm3, coding_scheme_designator: UCUM, code_meaning: cubic millimeter}"
 SIZE = f"""\
     - kind: measurement
       output: volume
       code: {CODE}
-      unit: {CODE}
+      unit: {UNIT}
       tracking_identifier: size
       location: {{output: centre, graphic: point}}
   region:
@@ -51,7 +52,7 @@ ANOTHER_MAP = f"""\
     - output: other
       axes: slice row column
       quantity: {CODE}
-      unit: {CODE}
+      unit: {UNIT}
       label: Attenuation above bone
 """
 FINDING, REGION = "output.findings.0", "output.region.probabilities"

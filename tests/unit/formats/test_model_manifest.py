@@ -88,6 +88,44 @@ def test_what_does_not_fit_together_is_told(old: str, new: str, field: str, said
     assert found[field].line > 0
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "field", "said"),
+    [
+        (
+            "code: {code_value: T, coding_scheme_designator: 99T, code_meaning: Total}",
+            "code: {code_value: '118565007', coding_scheme_designator: SCT, code_meaning: Volume}",
+            "output.findings.0.code",
+            "is a code that SCT cannot have",
+        ),
+        (
+            'unit: {code_value: "1", coding_scheme_designator: UCUM',
+            "unit: {code_value: ccm, coding_scheme_designator: UCUM",
+            "output.findings.0.unit",
+            "is a code that UCUM cannot have",
+        ),
+        (
+            'unit: {code_value: "1", coding_scheme_designator: UCUM',
+            "unit: {code_value: mm, coding_scheme_designator: 99T",
+            "output.findings.0.unit",
+            "must be a unit of UCUM",
+        ),
+        (
+            "property_type: {code_value: B, coding_scheme_designator: 99T, code_meaning: Bright}",
+            "property_type: {code_value: B, coding_scheme_designator: 99T, code_meaning: ' '}",
+            "output.region.segments.0.property_type",
+            "is a code of 99T without a meaning",
+        ),
+    ],
+)
+def test_a_code_that_cannot_be_is_told_before_any_result_has_it(
+    old: str, new: str, field: str, said: str
+) -> None:
+    text = changed(old, new)
+    (problem,) = problems(text)
+    assert (problem.field, problem.message) == (field, said)
+    assert problem.line == line_of(text, new)
+
+
 def read(data: bytes) -> Callable[[Artefact], bytes]:
     return lambda artefact: data
 

@@ -130,6 +130,22 @@ def test_each_version_is_an_event(
     assert made["report"]["version"] == 2
 
 
+@pytest.mark.parametrize("cause", [ReportCause.REJECTED, ReportCause.RETRACTED])
+def test_a_withdrawn_report_has_no_finding_and_calls_nobody(cause: ReportCause) -> None:
+    """Whoever looks at the findings alone must not find one that does not hold."""
+    version = ReportVersion(
+        2, ReportStatus.ENTERED_IN_ERROR, cause, reason="wrong", person=Person("Weiß^Änne")
+    )
+
+    def critical(request: InferenceRequest) -> InferenceResult:
+        found = builders.presence(request)
+        return replace(found, findings=(replace(found.findings[0], critical=True),))
+
+    made = notice(critical, report=version)
+    assert (made["findings"], made["critical"]) == ([], False)
+    assert made["report"]["withdrawn"] is True
+
+
 def test_late_images_amend() -> None:
     assert notice(request={"amends_revision": 1})["event"] == "report.amended"
 

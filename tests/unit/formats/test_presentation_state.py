@@ -175,7 +175,7 @@ def test_that_of_a_withdrawn_report_says_so_and_draws_nothing(cause: ReportCause
     for annotation in state.GraphicAnnotationSequence:
         assert "GraphicObjectSequence" not in annotation
         [said] = texts(annotation)
-        assert said.startswith("WITHDRAWN: this AI result was ")
+        assert said.startswith("WITHDRAWN: this AI result must not be used (")
     assert state.SeriesDescription.startswith("AI WITHDRAWN")
 
 

@@ -6,6 +6,7 @@ import math
 import time
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hub.domain.finding import GraphicType, ImageLocation, ParametricMap
 from hub.domain.inference import ImagingInput, InputRole
 from hub.domain.report import ReportVersion
 from hub.errors import IntegrityError
-from hub.formats import dicom_seg, record
+from hub.formats import dicom_seg, fhir_report, record
 from hub.formats.encoding import EncodingContext
 from tests.builders import (
     HOUNSFIELD,
@@ -25,6 +26,7 @@ from tests.builders import (
     chest_ct_study,
     ecg_assessed,
     ecg_study,
+    located,
     model_card,
     not_assessable,
     presence,
@@ -115,6 +117,31 @@ def test_a_later_version_with_an_answer_of_its_own_has_a_record_of_its_own() -> 
     other = record.encode(request, result, model_card(), replace(CONTEXT, profile="sr"), {})
     assert one.document_id != two.document_id
     assert one == other == record.encode(request, result, model_card(), CONTEXT, {})
+
+
+def test_a_record_of_an_earlier_version_can_be_read() -> None:
+    """What was recorded has to be corrected or withdrawn years later: this file stays as it is."""
+    content = Path(__file__).with_name("record_format_1.json").read_bytes()
+    found = record.decode(zlib.compress(content))
+    request = request_for(chest_ct_study(3))
+    assert found.request.study.identity == request.study.identity
+    assert [series.instances for series in found.request.series] == [
+        series.instances for series in found.request.study.series
+    ]
+    assert found.request.series[0].instances
+    answered = located(request)
+    assert [f.code for f in found.result.findings] == [f.code for f in answered.findings]
+    assert found.result.findings[1].locations == answered.findings[1].locations
+    assert found.card.id == model_card().id
+    document = fhir_report.encode(found.request, found.result, found.card, CONTEXT, {})
+    assert document is not None
+
+
+def test_instances_are_recorded_once() -> None:
+    request = request_for(chest_ct_study(3))
+    content = record.encode(request, presence(request), model_card(), CONTEXT, {}).content
+    first = request.series[0].instances[0]
+    assert zlib.decompress(content).decode().count(first.sha256) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from hub.domain.coding import Code
 from hub.domain.delivery import Document, DocumentKind
+from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest, InferenceResult
-from hub.formats.report_text import date, person_name, printable, time
+from hub.domain.model_card import DetectionMeasurement, DetectionsFinding
+from hub.formats.report_text import date, number, person_name, printable, time
 from tests import builders
 from tests.unit.formats.encoded import all_documents, output_of
 
@@ -59,7 +62,7 @@ def test_the_page_says_whose_it_is_what_was_found_and_that_ai_made_it(tmp_path: 
     ("make", "title"),
     [
         (builders.not_assessable, "NOT ASSESSABLE"),
-        (builders.unsuitable, "NOT PROCESSED: OUTSIDE INTENDED USE"),
+        (builders.unsuitable, "NOT ANALYSED: OUTSIDE THE INTENDED USE"),
     ],
 )
 def test_no_answer_cannot_be_overlooked(make: object, title: str, tmp_path: Path) -> None:
@@ -155,6 +158,31 @@ def test_text_is_shown_in_reading_order_or_as_code_points() -> None:
     assert printable("a<b & c\n\td", lambda _: True) == "a&lt;b &amp; c  d"
     assert printable("אב", lambda _: True) == "[U+05D0][U+05D1]"
     assert printable("ab", lambda character: character == "a") == "a[U+0062]"
+
+
+def test_a_measurement_of_a_detection_has_the_decimals_of_its_manifest() -> None:
+    millimetre = Code("mm", "UCUM", "mm")
+    measurement = DetectionMeasurement(output="d", code=builders.LUNG, unit=millimetre, decimals=2)
+    detections = DetectionsFinding(
+        kind="detections",
+        output="boxes",
+        scores="scores",
+        code=builders.LUNG,
+        threshold=0.5,
+        measurements=(measurement,),
+        tracking_identifier="nodule",
+    )
+    card = builders.model_card()
+    card = replace(card, output=replace(card.output, findings=(detections,)))
+    finding = Finding(
+        tracking_uid="2.25.1",
+        tracking_identifier="nodule 1",
+        code=builders.LUNG,
+        value=8.0 / 3,
+        unit=millimetre,
+    )
+    assert number(finding, card) == "2.67"
+    assert number(replace(finding, code=millimetre), card) == "2.66667"
 
 
 def test_names_and_dates_are_written_for_people() -> None:

@@ -137,7 +137,7 @@ def test_a_withdrawn_page_looks_withdrawn(tmp_path: Path) -> None:
     ("outcome", "title"),
     [
         (Outcome.FAILED, "PROCESSING FAILED"),
-        (Outcome.UNSUITABLE, "NOT PROCESSED: OUTSIDE INTENDED USE"),
+        (Outcome.UNSUITABLE, "NOT ANALYSED: OUTSIDE THE INTENDED USE"),
         (Outcome.NOT_ASSESSABLE, "NOT ASSESSABLE"),
     ],
 )
