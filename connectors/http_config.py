@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -14,6 +15,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A header's name (RFC 9110 section 5.6.2)."""
 
 
 class HttpPeerConfig(BaseModel):
@@ -47,6 +51,20 @@ class HttpPeerConfig(BaseModel):
         if parts.query or parts.fragment:
             raise ValueError("must be the base URL alone, without query and fragment")
         return url.rstrip("/")
+
+    @field_validator("headers")
+    @classmethod
+    def _names(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        if not all(_TOKEN.fullmatch(name) for name in headers):
+            raise ValueError("the names must be header names")
+        return headers
+
+    @field_validator("username")
+    @classmethod
+    def _user(cls, username: str) -> str:
+        if ":" in username:
+            raise ValueError("must not hold a colon (RFC 7617)")
+        return username
 
     @model_validator(mode="after")
     def _one_identity(self) -> Self:

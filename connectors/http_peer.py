@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import ssl
-import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,14 +11,19 @@ from typing import Any
 
 import httpx
 import orjson
+from pydantic import SecretStr
 
 from connectors.http_config import HttpPeerConfig
+from connectors.http_transport import BoundedTransport
 from hub.errors import ConfigError, ConfigProblem, TransientError
 from hub.formats.http_answers import retry_after_seconds
 from hub.ports import Clock
 
 MAX_ANSWER_BYTES = 16 << 20
 """An answer that is longer is none to a request of ours."""
+
+_CHUNK_BYTES = 1 << 16
+_FIELD_VALUE = re.compile(r"[!-~](?:[ -~\t]*[!-~])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,8 @@ class HttpPeer:
         headers: of every request.
 
     Raises:
-        ConfigError: the file of certification authorities cannot be used.
+        ConfigError: the file of certification authorities, or what we are known by, cannot be
+            used.
     """
 
     def __init__(
@@ -65,13 +71,7 @@ class HttpPeer:
     ) -> None:
         self._name = name
         self._clock = clock
-        self._timeout = timeout
-        self._client = httpx.Client(
-            timeout=timeout,
-            headers={**(headers or {}), **identity_headers(config)},
-            verify=tls_context(config),
-            follow_redirects=False,
-        )
+        self._client = client(config, timeout=timeout, headers=headers)
 
     def exchange(
         self,
@@ -103,7 +103,7 @@ class HttpPeer:
                     retry_after_seconds(after, self._clock.now()),
                     response.headers.get("etag", ""),
                 )
-        except httpx.RequestError as error:
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             # the text of the error may repeat the request
             raise TransientError(f"{self._name}: {type(error).__name__}") from None
 
@@ -112,37 +112,72 @@ class HttpPeer:
         self._client.close()
 
     def _read(self, response: httpx.Response) -> bytes:
-        """httpx limits the wait for each piece; the deadline here limits the whole."""
-        deadline = time.monotonic() + self._timeout
         pieces = bytearray()
-        for piece in response.iter_bytes():
+        for piece in response.iter_bytes(_CHUNK_BYTES):
             pieces += piece
-            if len(pieces) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
-                raise TransientError(f"{self._name}: the answer is too long or too slow")
+            if len(pieces) > MAX_ANSWER_BYTES:
+                raise TransientError(f"{self._name}: the answer is too long")
         return bytes(pieces)
 
 
+def client(
+    config: HttpPeerConfig, *, timeout: float | None, headers: Mapping[str, str] | None = None
+) -> httpx.Client:
+    """A client that says who we are, follows no redirects, and keeps to its time.
+
+    Args:
+        config: see there.
+        timeout: seconds for a whole exchange, where a request names none of its own.
+        headers: of every request.
+
+    Raises:
+        ConfigError: as of `HttpPeer`.
+    """
+    return httpx.Client(
+        transport=BoundedTransport(tls_context(config)),
+        timeout=timeout,
+        headers={**(headers or {}), **identity_headers(config)},
+        follow_redirects=False,
+    )
+
+
 def identity_headers(config: HttpPeerConfig) -> dict[str, str]:
-    """Who we are: what stands in ``headers`` goes first."""
+    """Who we are: what stands in ``headers`` goes first.
+
+    Raises:
+        ConfigError: a value cannot be sent; it may come from the environment or a file, and is
+            not repeated.
+    """
     headers = {}
     if config.bearer_token is not None:
-        headers["Authorization"] = f"Bearer {config.bearer_token.get_secret_value()}"
+        token = _sendable(config.bearer_token, "bearer_token")
+        headers["Authorization"] = f"Bearer {token}"
     if config.password is not None:
         pair = f"{config.username}:{config.password.get_secret_value()}".encode()
         headers["Authorization"] = f"Basic {b64encode(pair).decode()}"
-    return headers | {name: value.get_secret_value() for name, value in config.headers.items()}
+    given = {n: _sendable(value, f"headers.{n}") for n, value in config.headers.items()}
+    return headers | given
 
 
-def tls_context(config: HttpPeerConfig) -> ssl.SSLContext | bool:
-    """For httpx.
+def _sendable(secret: SecretStr, field_name: str) -> str:
+    """RFC 9110 section 5.5, and ASCII only: no line break begins another header."""
+    text = secret.get_secret_value()
+    if not _FIELD_VALUE.fullmatch(text):
+        message = "must be ASCII, without line breaks and outer spaces"
+        raise ConfigError((ConfigProblem("configuration", 0, field_name, message),))
+    return text
+
+
+def tls_context(config: HttpPeerConfig) -> ssl.SSLContext:
+    """What the server is believed by.
 
     Raises:
         ConfigError: the file of certification authorities cannot be used.
     """
     if not config.verify_tls:
-        return False
+        return httpx.create_ssl_context(verify=False)
     if config.ca_file is None:
-        return True
+        return ssl.create_default_context()
     try:
         return ssl.create_default_context(cafile=str(config.ca_file))
     except (OSError, ssl.SSLError):

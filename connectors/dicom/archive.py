@@ -29,6 +29,7 @@ from connectors.dicom.storage_proposals import (
     proposals_for,
     without_first,
 )
+from connectors.dicom.tls import must_be_usable
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.formats.archive_answers import (
     SERIES_KEYS,
@@ -330,5 +331,10 @@ class DicomArchive:
 
 
 def build_archive(config: DicomArchiveConfig, context: ArchiveContext) -> DicomArchive:
-    """`hub.ports.Connector.build_archive`."""
+    """`hub.ports.Connector.build_archive`.
+
+    Raises:
+        ConfigError: the certificates cannot be used.
+    """
+    must_be_usable(config.tls, f"archives.{context.name}.tls")
     return DicomArchive(config, context)

@@ -30,7 +30,7 @@ _NO_SUCH_EVENT_TYPE = 0x0113
 _EVENT_TYPES = frozenset({1, 2})
 """All committed; some failed (PS3.4 J.3.3)."""
 _PROCESSING_FAILURE = 0x0110
-_MOST_INSTANCES = 10_000
+_MOST_INSTANCES = 100
 """In one report; a question of ours names one."""
 
 

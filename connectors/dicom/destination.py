@@ -22,6 +22,7 @@ from connectors.dicom.confirmation import (
 from connectors.dicom.requester import Peer, accepted, association, status_in
 from connectors.dicom.status import SUCCESS, Verdict, verdict_of
 from connectors.dicom.store_request import store
+from connectors.dicom.tls import must_be_usable
 from connectors.dicom.transcoding import proposals, transcoded
 from hub.domain.delivery import Document, Receipt
 from hub.errors import RejectedError, TransientError
@@ -157,5 +158,10 @@ class DicomDestination:
 def build_destination(
     config: DicomDestinationConfig, context: DestinationContext
 ) -> DicomDestination:
-    """`hub.ports.Connector.build_destination`."""
+    """`hub.ports.Connector.build_destination`.
+
+    Raises:
+        ConfigError: the certificates cannot be used.
+    """
+    must_be_usable(config.tls, f"destinations.{context.name}.tls")
     return DicomDestination(config, context)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -14,12 +18,13 @@ from connectors.dicom.config import TlsClientConfig
 from connectors.dicom.network import AT_ONCE, application_entity
 from connectors.dicom.reactor_pause import mend_pauses
 from connectors.dicom.tls import client_context
-from hub.errors import CaidxError, RejectedError, TransientError
+from hub.errors import CaidxError, ConfigError, RejectedError, TransientError
 
 _PERMANENT_BY_USER = (1, 1)
 """Result and Source: rejected-permanent, DICOM UL service-user."""
 _WRONG_NAMES = frozenset({2, 3, 7})
 """Application context, calling or called AE title not supported or recognized."""
+_PIECE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,10 @@ def association(
         handlers: pynetdicom event handlers for what the peer asks us on it.
 
     Raises:
-        TransientError: not reachable, rejected for now, or aborted.
+        TransientError: not reachable, rejected for now, or aborted; or the certificates cannot be
+            used now, as while somebody exchanges them.
         RejectedError: the peer accepts none of the contexts, or will never accept us under this
             AE title, or itself under that one.
-        ConfigError: the certificates cannot be used.
     """
     ae = application_entity(peer.calling_ae_title, peer.maximum_pdu_length)
     ae.connection_timeout = ae.acse_timeout = peer.connect_timeout
@@ -73,7 +78,7 @@ def association(
         peer.port,
         ae_title=peer.called_ae_title,
         max_pdu=peer.maximum_pdu_length,
-        tls_args=None if peer.tls is None else (client_context(peer.tls), peer.host),
+        tls_args=_tls_of(peer),
         ext_neg=list(roles),
         evt_handlers=[
             AT_ONCE,
@@ -92,15 +97,51 @@ def association(
             opened.release()
 
 
+def _tls_of(peer: Peer) -> tuple[ssl.SSLContext, str] | None:
+    """Read anew for each association: files are exchanged while the hub runs."""
+    if peer.tls is None:
+        return None
+    try:
+        return client_context(peer.tls), peer.host
+    except ConfigError as error:
+        raise TransientError(f"{peer}: {error}") from error
+
+
 def _limit_waiting(event: Any, seconds: float) -> None:
-    """Give up a peer that stops in the middle of a PDU, or takes no more of ours.
+    """Give up a peer that stops in the middle of a PDU, sends it drop by drop, or takes no more
+    of ours.
 
     pynetdicom's own timeouts do not reach these waits: its thread would stay in ``recv`` or
     ``send`` for ever, and whoever aborts the association waits for that thread.
     """
-    connection = event.assoc.dul.socket.socket
+    transport = event.assoc.dul.socket
+    connection = transport.socket
     if connection is not None:
         connection.settimeout(seconds)
+        transport.recv = partial(_received, connection, seconds)
+
+
+def _received(connection: socket.socket, seconds: float, count: int) -> bytearray:
+    """In place of `AssociationSocket.recv`: so many bytes, fewer where the connection ends.
+
+    Raises:
+        TimeoutError: not all came within so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    received = bytearray()
+    try:
+        while len(received) < count:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            connection.settimeout(left)
+            piece = connection.recv(min(count - len(received), _PIECE_BYTES))
+            if not piece:
+                break
+            received += piece
+    finally:
+        connection.settimeout(seconds)
+    return received
 
 
 def _not_established(peer: Peer, opened: Any, *, connected: bool) -> CaidxError:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from connectors.dicom.config import TlsClientConfig
 from connectors.dicom.requester import Peer, association, status_in
 from connectors.dicom.status import Verdict, verdict_of
+from connectors.dicom.tls import must_be_usable
 from hub.errors import RejectedError
 from hub.formats.dicom_header import scan_header, split_part10
 from hub.ports import SendTls, SentAs, SentFile
@@ -57,6 +58,7 @@ def send_files(
         ConfigError: a file of ``tls`` cannot be used.
     """
     by_tls = None if tls is None else _tls_config(tls)
+    must_be_usable(by_tls)
     peer = Peer(host, port, called_ae_title, calling_ae_title, tls=by_tls)
     sent: list[SentFile] = []
 

@@ -61,6 +61,13 @@ def client_context(config: TlsClientConfig, field: str = "tls") -> ssl.SSLContex
     return context
 
 
+def must_be_usable(config: TlsClientConfig | None, field: str = "tls") -> None:
+    """Find mistakes before the first association; arguments and errors as of
+    ``server_context``."""
+    if config is not None:
+        client_context(config, field)
+
+
 def _harden(context: ssl.SSLContext, minimum: str) -> None:
     context.minimum_version = _VERSIONS[minimum]
     context.set_ciphers(_TLS_1_2_CIPHERS)

@@ -19,7 +19,7 @@ from connectors.dicomweb.http import Problem
 from connectors.dicomweb.multipart import MultipartReader
 from connectors.dicomweb.negotiation import MediaType, media_type_of
 from connectors.dicomweb.retrieval import RetrievedParts, Transfer
-from connectors.http_peer import identity_headers, tls_context
+from connectors.http_peer import client
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.formats.archive_answers import (
     NUMBER_OF_STUDY_RELATED_INSTANCES,
@@ -50,9 +50,7 @@ class DicomWebArchive:
     def __init__(self, config: DicomWebArchiveConfig, context: ArchiveContext) -> None:
         self._config = config
         self._context = context
-        self._client = httpx.Client(
-            headers=identity_headers(config), verify=tls_context(config), follow_redirects=False
-        )
+        self._client = client(config, timeout=None)  # each request has its own
 
     # --- questions ---------------------------------------------------------------------------
 
@@ -198,7 +196,7 @@ class DicomWebArchive:
                 timeout=left,
             ) as answer:
                 yield answer
-        except httpx.RequestError as error:
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             # the text of the error may repeat the request
             raise TransientError(f"{self._name}: {type(error).__name__}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from connectors.dicomweb.archive_answers import text_of
@@ -10,9 +11,12 @@ from hub.errors import RejectedError, TransientError
 _REFERENCED_SOP_INSTANCE_UID = 0x00081155
 _WARNING_REASON, _FAILURE_REASON = 0x00081196, 0x00081197
 _REFERENCED_SOP_SEQUENCE, _FAILED_SOP_SEQUENCE = "00081199", "00081198"
-_DUPLICATE_SOP_INSTANCE = 0x0111
+_DUPLICATES = frozenset({0x0111, 45070})
+"""Duplicate SOP instance (PS3.7 annex C), and what Azure says for it. Our objects never change
+once made, so the one that is there is the one that we sent before."""
 _NEVER = frozenset({0x0106, 0x0115, 0x0117, 0x0118, 0x0119, 0x0120, 0x0121, 0x0122, 0x0124})
 """Wrong value, instance or class, class not supported, not authorised (PS3.7 annex C)."""
+_US = re.compile(r"[0-9]{1,5}")
 
 
 def is_stored(body: Any, sop_instance_uid: str, said: str) -> str | None:
@@ -34,7 +38,7 @@ def is_stored(body: Any, sop_instance_uid: str, said: str) -> str | None:
     failure = _item(body, _FAILED_SOP_SEQUENCE, sop_instance_uid)
     if failure is not None:
         reason = _number(failure, _FAILURE_REASON)
-        if reason == _DUPLICATE_SOP_INSTANCE:
+        if reason in _DUPLICATES:
             return " (was there already)"
         shown = f"{said}, failure reason 0x{reason:04X}"
         raise RejectedError(shown) if _is_for_ever(reason) else TransientError(shown)
@@ -66,4 +70,4 @@ def _names(item: dict[str, Any], sop_instance_uid: str) -> bool:
 
 def _number(item: dict[str, Any], tag: int) -> int:
     text = text_of(item, tag)
-    return int(text) if text.isdecimal() else 0
+    return int(text) if _US.fullmatch(text) else 0

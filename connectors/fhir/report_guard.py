@@ -2,12 +2,13 @@
 
 Before a transaction replaces a report, the one that is there is read, and the update is bound to
 its version (R4 http, "Managing Resource Contention"). Whoever made it final on the server keeps
-it: a report counts as changed there when its status is not the one that we last gave it, which a
-tag of ours repeats (R4 Resource, ``meta.tag``).
+it: a report counts as changed there when its status is none that we gave it, which a tag of ours
+repeats (R4 Resource, ``meta.tag``; an update may add to the tags that are there).
 """
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +23,10 @@ STATUS_SYSTEM = "urn:caidx:report-status"
 
 _REPORT = "DiagnosticReport"
 _CONDITIONAL = f"{_REPORT}?"
-_FINISHED = frozenset({"final", "amended", "corrected", "appended"})
 _ENTERED_IN_ERROR = "entered-in-error"
+_FINISHED = frozenset({"final", "amended", "corrected", "appended", "cancelled", _ENTERED_IN_ERROR})
+_ID = re.compile(r"(?!\.+$)[A-Za-z0-9.-]{1,64}")
+"""R4 datatypes, ``id``; and no step up in a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,18 @@ class HeldReport:
     """A report as the server has it."""
 
     report_id: str
+    """Empty where it has none that can be referred to, as ``version_id``."""
     version_id: str
     status: str
     issued: str
-    own_status: str
-    """The status that we last gave it; empty where our tag is gone."""
+    own_statuses: frozenset[str]
+    """Those that we gave it: the last one, or all where the server keeps old tags; empty where
+    our tag is gone."""
 
     @property
     def is_finished_by_others(self) -> bool:
-        """Somebody on the server made it final, or changed what was."""
-        return self.status in _FINISHED and self.status != self.own_status
+        """Somebody on the server made it final, changed what was, or withdrew it."""
+        return self.status in _FINISHED and self.status not in self.own_statuses
 
 
 def report_entry(bundle: Json) -> Json | None:
@@ -62,7 +67,9 @@ def held_report(searchset: object) -> HeldReport | None:
     """
     if not isinstance(searchset, dict) or searchset.get("type") != "searchset":
         raise TransientError("the answer to the search for the report is no searchset Bundle")
-    entries = searchset.get("entry") or []
+    entries = searchset.get("entry", [])
+    if not isinstance(entries, list):
+        raise TransientError("the answer to the search for the report is no searchset Bundle")
     resources = [one.get("resource") for one in entries if isinstance(one, dict)]
     reports = [r for r in resources if isinstance(r, dict) and r.get("resourceType") == _REPORT]
     if not reports:
@@ -75,15 +82,20 @@ def held_report(searchset: object) -> HeldReport | None:
 def _held(report: Json) -> HeldReport:
     meta = report.get("meta")
     meta = meta if isinstance(meta, dict) else {}
-    tags = [tag for tag in meta.get("tag") or () if isinstance(tag, dict)]
-    own = [str(tag.get("code", "")) for tag in tags if tag.get("system") == STATUS_SYSTEM]
+    listed = meta.get("tag")
+    tags = [tag for tag in listed if isinstance(tag, dict)] if isinstance(listed, list) else []
+    own = (str(tag.get("code", "")) for tag in tags if tag.get("system") == STATUS_SYSTEM)
     return HeldReport(
-        report_id=str(report.get("id", "")),
-        version_id=str(meta.get("versionId", "")),
+        report_id=_id_in(report.get("id")),
+        version_id=_id_in(meta.get("versionId")),
         status=str(report.get("status", "")),
         issued=str(report.get("issued", "")),
-        own_status=own[-1] if own else "",
+        own_statuses=frozenset(own),
     )
+
+
+def _id_in(value: object) -> str:
+    return value if isinstance(value, str) and _ID.fullmatch(value) else ""
 
 
 def guarded(bundle: Json, held: HeldReport | None) -> Json:

@@ -34,6 +34,8 @@ _USUAL_LIFETIME = 60.0
 """Seconds, of a token whose server does not say."""
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _ERROR = re.compile(r"[a-z_]{1,40}")
+_ACCESS_TOKEN = re.compile(r"[!-~]+")
+"""RFC 6749 appendix A.12, without the space: it becomes a header."""
 _SMALLEST_RSA = 2048
 _CURVE = "P-384"
 
@@ -138,7 +140,10 @@ class BackendServices:
 
 def is_private(url: str) -> bool:
     """Whether nobody can listen in: https, or a server on this machine."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
     if parts.scheme == "https":
         return True
     host = parts.hostname or ""
@@ -159,7 +164,8 @@ def _token_in(answer: HttpAnswer, asked: float) -> _Token:
             raise TransientError(message, retry_after=answer.retry_after)
         raise RejectedError(message)
     value, seconds = found.get("access_token"), found.get("expires_in", _USUAL_LIFETIME)
-    if not isinstance(value, str) or not isinstance(seconds, int | float):
+    is_time = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not isinstance(value, str) or not _ACCESS_TOKEN.fullmatch(value) or not is_time:
         raise TransientError("the authorization server gave no token")
     return _Token(value, asked + max(0.0, seconds - _EARLIER))
 

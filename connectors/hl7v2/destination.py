@@ -103,13 +103,13 @@ class Hl7v2Destination:
         try:
             answer = connection.exchange(content, self._config.response_timeout)
             self._used_at = time.monotonic()
-            said = confirmation(answer, control_id, self._peer)
+            return confirmation(answer, control_id, self._peer)
         except TransientError:
             self._hang_up()
             raise
-        if not self._config.keep_open:
-            self._hang_up()
-        return said
+        finally:
+            if not self._config.keep_open:
+                self._hang_up()
 
     def _kept(self) -> MllpConnection | None:
         """The open connection, where it is still good."""

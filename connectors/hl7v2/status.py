@@ -118,7 +118,8 @@ def _acknowledgement(
     segments = [segment("MSH", header), segment("MSA", {1: code, 2: _echo(msh, 10)})]
     if error is not None:
         segments.append(segment("ERR", _error_fields(error)))
-    return "".join(f"{one}\r" for one in segments).encode("latin_1")
+    # an escape sequence of the sender's may stand for what no byte of its message was
+    return "".join(f"{one}\r" for one in segments).encode("latin_1", "replace")
 
 
 def _error_fields(error: TransientError | RejectedError) -> dict[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ from tests.contracts.recording import (
 )
 from tests.fakes import FrozenClock, NoConfirmations
 from tests.peers import free_port
+from tests.peers.faults import FaultProxy, Slow
 from tests.peers.orthanc import Orthanc
 
 pytestmark = pytest.mark.peers
@@ -393,6 +395,18 @@ def report(transaction_uid: str = "2.25.5") -> Dataset:
     return data_set
 
 
+@pytest.mark.parametrize(("count", "status"), [(100, 0x0000), (101, 0x0115)])
+def test_a_report_names_no_more_than_a_question_of_ours_can_ask(
+    hub: Hub, count: int, status: int
+) -> None:
+    long = report()
+    long.ReferencedSOPSequence = [long.ReferencedSOPSequence[0]] * (count - 1)
+    with hub.listening(), reporting(hub) as opened:
+        answer, _ = opened.send_n_event_report(long, 2, StorageCommitmentPushModel, WELL_KNOWN)
+    assert answer.Status == status
+    assert ("2.25.5" in hub.reports.confirmations.reports) is (status == 0)
+
+
 def test_a_report_is_kept_and_acknowledged(hub: Hub) -> None:
     with hub.listening(), reporting(hub) as opened:
         status, _ = opened.send_n_event_report(report(), 2, StorageCommitmentPushModel, WELL_KNOWN)
@@ -443,3 +457,17 @@ def test_who_reports_may_not_ask(hub: Hub) -> None:
     ):
         (context,) = opened.accepted_contexts
         assert (context.as_scu, context.as_scp) == (True, True)
+
+
+@pytest.mark.parametrize("bytes_per_second", [4, 100])
+def test_a_pacs_that_answers_drop_by_drop_is_given_up(hub: Hub, bytes_per_second: int) -> None:
+    """Each drop comes in time, and the answer does not."""
+    pacs = Hub()
+    with pacs.listening(), FaultProxy(pacs.port) as proxy:
+        proxy.fault = Slow(bytes_per_second)
+        began = time.monotonic()
+        with pytest.raises(TransientError):
+            hub.destination(proxy.port, "CAIDX", connect_timeout=0.5, response_timeout=0.5).deliver(
+                document("2.25.7"), "key"
+            )
+    assert time.monotonic() - began < 3

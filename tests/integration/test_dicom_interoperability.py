@@ -293,6 +293,10 @@ class Committer:
     def sop_classes(self) -> dict[str, tuple[str, ...]]:
         return {COMMITMENT: (EXPLICIT, IMPLICIT)}
 
+    @property
+    def used_sop_classes(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
     def handle(self, request: NormalizedRequest) -> NormalizedResponse:
         self.requests.append(request)
 

@@ -16,20 +16,22 @@ import httpx
 import pytest
 from pynetdicom import AE, evt
 
+from connectors.dicom.archive import build_archive
+from connectors.dicom.archive_config import DicomArchiveConfig
 from connectors.dicom.config import (
     DicomDestinationConfig,
     DicomSourceConfig,
     TlsClientConfig,
     TlsServerConfig,
 )
-from connectors.dicom.destination import DicomDestination
+from connectors.dicom.destination import DicomDestination, build_destination
 from connectors.dicom.sender import send_files
 from connectors.dicom.source import DicomSource
 from connectors.dicom.tls import client_context, server_context
 from hub.cli.app import run
 from hub.errors import ConfigError, TransientError
 from hub.formats.dicom_header import split_part10
-from hub.ports import EndOfTransfer, SendTls, SentAs
+from hub.ports import ArchiveContext, DestinationContext, EndOfTransfer, SendTls, SentAs
 from tests.contracts.recording import (
     ENCAPSULATED_PDF,
     STUDY,
@@ -38,6 +40,7 @@ from tests.contracts.recording import (
     eventually,
     write_files,
 )
+from tests.fakes import FrozenClock, NoConfirmations
 from tests.peers import dcmtk, find_tool, free_port
 from tests.peers.certificates import Authority, Identity
 from tests.peers.orthanc import Orthanc
@@ -311,7 +314,8 @@ def destination(port: int, tls: TlsClientConfig | None, ae_title: str = "PACS") 
     return DicomDestination(
         DicomDestinationConfig(
             ae_title=ae_title, host="127.0.0.1", port=port, tls=tls, connect_timeout=3.0
-        )
+        ),
+        DestinationContext("pacs", FrozenClock(), NoConfirmations()),
     )
 
 
@@ -409,3 +413,36 @@ def test_orthanc_and_the_hub_talk_by_tls_in_both_directions(
         assert httpx.post(f"{url}/store", json=[held], timeout=30).is_success
         eventually(lambda: len(intake.stored) == 1)
     assert intake.stored[0].data_set == split_part10(document("2.25.7").content)[1]
+
+
+def test_certificates_that_break_are_found_at_the_start_and_keep_documents_waiting_later(
+    keys: Keys, tmp_path: Path
+) -> None:
+    """Files are exchanged while the hub runs, and are read anew for each association."""
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_bytes(keys.authority.certificate.read_bytes())
+    config = DicomDestinationConfig(
+        ae_title="PACS",
+        host="127.0.0.1",
+        port=free_port(),
+        tls=TlsClientConfig(trusted=authorities),
+    )
+    context = DestinationContext("pacs", FrozenClock(), NoConfirmations())
+    pacs = build_destination(config, context)
+    authorities.write_text("half written")
+    with pytest.raises(TransientError, match=r"tls\.trusted"):
+        pacs.deliver(document("2.25.7"), "key")
+    with pytest.raises(ConfigError, match=r"destinations\.pacs\.tls\.trusted"):
+        build_destination(config, context)
+    archive = DicomArchiveConfig(ae_title="PACS", host="127.0.0.1", tls=config.tls)
+    with pytest.raises(ConfigError, match=r"archives\.pacs\.tls\.trusted"):
+        build_archive(archive, ArchiveContext("pacs", RecordingIntake(), FrozenClock()))
+    with pytest.raises(ConfigError, match=r"tls\.trusted"):
+        send_files(
+            [],
+            host="127.0.0.1",
+            port=1,
+            called_ae_title="PACS",
+            calling_ae_title="CAIDX",
+            tls=SendTls(trusted=authorities),
+        )

@@ -13,6 +13,7 @@ import pytest
 
 from connectors.fhir.config import FhirDestinationConfig
 from connectors.fhir.destination import FhirDestination
+from connectors.fhir.report_guard import STATUS_SYSTEM
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import PatientIdentity, StudyIdentity
 from hub.errors import RejectedError, TransientError
@@ -89,13 +90,15 @@ def ehr(fhir_server: FhirServer) -> Ehr:
     return Ehr(fhir_server, FrozenClock())
 
 
-@pytest.mark.parametrize("status", ["final", "amended", "corrected", "appended"])
+@pytest.mark.parametrize(
+    "status", ["final", "amended", "corrected", "appended", "entered-in-error", "cancelled"]
+)
 def test_what_a_person_made_final_is_not_replaced_by_an_unverified_report(
     ehr: Ehr, status: str
 ) -> None:
     ehr.destination().deliver(transaction(report()), "k1")
     ehr.changed_by_a_person(status=status, conclusion="Seen by a radiologist.")
-    for unverified in ("preliminary", "amended", "cancelled"):
+    for unverified in {"preliminary", "amended", "cancelled"} - {status}:
         with pytest.raises(RejectedError, match=f"was made '{status}' on the server") as caught:
             ehr.destination().deliver(transaction(report(unverified)), "k2")
         assert "radiologist" not in str(caught.value)
@@ -165,8 +168,51 @@ def test_several_reports_of_one_identifier_are_for_a_person(
     assert server.requests == []
 
 
+def test_a_server_that_keeps_old_tags_does_not_take_our_report_for_somebody_elses(
+    scripted: Callable[..., HttpScript], ehr: Ehr
+) -> None:
+    """An update may add to the tags that are there (R4 Resource, "Updates to Meta")."""
+    tags = [{"system": STATUS_SYSTEM, "code": code} for code in ("amended", "preliminary")]
+    held = {**report("amended"), "id": "1", "meta": {"versionId": "2", "tag": tags}}
+    server = scripted((500, b"", {}))
+    server.search = (
+        200,
+        json.dumps({"type": "searchset", "entry": [{"resource": held}]}).encode(),
+        {},
+    )
+    with pytest.raises(TransientError, match="HTTP 500"):  # it was posted
+        ehr.destination(server.url).deliver(transaction(report("amended", "Later.")), "k1")
+
+
 @pytest.mark.parametrize(
-    "reply", [(200, b"", {}), (200, b'{"type": "history"}', {}), (503, b"", {})]
+    "held",
+    [
+        {"id": "../Patient/1", "meta": {"versionId": "1"}},
+        {"id": "1", "meta": {"versionId": '1", "2'}},
+        {"id": 7, "meta": {"tag": 5, "versionId": None}},
+        {"id": "1", "meta": 5},
+    ],
+)
+def test_an_update_is_bound_to_nothing_but_an_id_and_a_version(
+    scripted: Callable[..., HttpScript], ehr: Ehr, held: Json
+) -> None:
+    server = scripted((500, b"", {}))
+    found = {"type": "searchset", "entry": [{"resource": {**report(), **held}}]}
+    server.search = (200, json.dumps(found).encode(), {})
+    with pytest.raises(TransientError, match="HTTP 500"):
+        ehr.destination(server.url).deliver(transaction(report()), "k1")
+    sent = json.loads(server.bodies[0])["entry"][0]["request"]
+    assert sent == {"method": "PUT", "url": f"DiagnosticReport?identifier={RESULTS}%7Cr-1"}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (200, b"", {}),
+        (200, b'{"type": "history"}', {}),
+        (200, b'{"type": "searchset", "entry": 5}', {}),
+        (503, b"", {}),
+    ],
 )
 def test_a_garbled_answer_to_the_search_sends_nothing(
     scripted: Callable[..., HttpScript], ehr: Ehr, reply: Any

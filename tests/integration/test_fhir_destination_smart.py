@@ -96,6 +96,10 @@ def test_the_server_refuses_another_key_another_client_and_another_audience() ->
         ((503, {}), "HTTP 503"),
         ((200, {}), "gave no token"),
         ((200, {"access_token": 5}), "gave no token"),
+        ((200, {"access_token": "é"}), "gave no token"),
+        ((200, {"access_token": "a\r\nX-Other: 1"}), "gave no token"),
+        ((200, {"access_token": ""}), "gave no token"),
+        ((200, {"access_token": "a", "expires_in": True}), "gave no token"),
         ((401, {"error": "Müller, Jörg"}), "HTTP 401"),
     ],
 )
@@ -107,8 +111,9 @@ def test_a_server_without_a_token_is_no_way_in(failure: Any, said: str) -> None:
     assert server.requests == []
 
 
-def test_an_assertion_is_never_sent_in_the_clear() -> None:
-    open_to_all = smart_server(P384, endpoint="http://ehr.example.org/token")
+@pytest.mark.parametrize("endpoint", ["http://ehr.example.org/token", "https://[ehr", "token"])
+def test_an_assertion_is_never_sent_in_the_clear(endpoint: str) -> None:
+    open_to_all = smart_server(P384, endpoint=endpoint)
     with open_to_all as server, pytest.raises(TransientError, match="neither https"):
         ehr(server, pem(P384)).check()
 

@@ -103,7 +103,7 @@ def test_a_document_of_another_patient_never_leaves(scripted: Start, pacs: Pacs)
 
 
 def answer(
-    status: int, *, failed: int | None = None, warning: int | None = None, uid: str = "2.25.1"
+    status: int, *, failed: int | str | None = None, warning: int | None = None, uid: str = "2.25.1"
 ) -> Reply:
     item: dict[str, Any] = {"00081155": {"vr": "UI", "Value": [uid]}}
     if failed is not None:
@@ -122,8 +122,9 @@ def answer(
         (answer(200), "STOW-RS HTTP 200"),
         (answer(202, warning=0xB000), "STOW-RS HTTP 202 (warning 0xB000)"),
         (answer(409, failed=0x0111), "STOW-RS HTTP 409 (was there already)"),
+        (answer(409, failed=45070), "STOW-RS HTTP 409 (was there already)"),
     ],
-    ids=["stored", "coerced", "duplicate"],
+    ids=["stored", "coerced", "duplicate", "duplicate in Azure"],
 )
 def test_what_is_stored_is_a_receipt(
     scripted: Start, pacs: Pacs, reply: Reply, detail: str
@@ -167,6 +168,7 @@ def test_a_failure_of_the_instance_counts_whatever_the_request_got(
         ((200, b"<html>please log in</html>", {}), TransientError),
         ((200, b"[[1], null, 3]", {}), TransientError),
         ((200, b'{"00081199": {"Value": [1, {"00081155": 5}]}}', {}), TransientError),
+        (answer(409, failed="9" * 5000), TransientError),
         (answer(200, uid="2.25.4711"), TransientError),
     ],
 )

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from connectors.hl7v2 import CONNECTOR
@@ -185,6 +186,15 @@ def test_a_connection_is_kept_only_so_long() -> None:
         for number in range(2):
             destination.deliver(oru(f"2.25.{number + 1}"), "key")
         assert listener.connections == 2
+
+
+def test_a_connection_that_is_not_kept_ends_with_a_refusal_too() -> None:
+    own = psutil.Process()
+    with listening("AR") as listener, to(listener, keep_open=0) as destination:
+        with pytest.raises(RejectedError):
+            destination.deliver(oru(), "key")
+        there = [one for one in own.net_connections() if one.raddr[1:] == (listener.port,)]
+        assert [one for one in there if one.status == psutil.CONN_ESTABLISHED] == []
 
 
 def test_a_receiver_that_is_away_is_transient() -> None:

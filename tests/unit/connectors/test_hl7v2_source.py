@@ -249,6 +249,16 @@ def test_control_ids_go_back_as_they_came() -> None:
         assert code_in(other) == ("AA", "7*7")
 
 
+def test_no_escape_sequence_leaves_a_message_without_an_answer() -> None:
+    """What it stands for may be no character of the answer's bytes."""
+    with feed() as adt_feed:
+        plain = adt().replace(b"ADT^A08", b"ADT^\\XE282AC\\")
+        odd = b"MSH#*+!%#\x21XE282AC!#H###20260314##ADT*A08#7#P#2.5#\rPID#1##NEW##C*Y\r"
+        first, second = adt_feed.ask(plain, odd)
+        assert code_in(first) == ("AR", "42")
+        assert code_in(second) == ("AA", "7")
+
+
 # --- identifiers -------------------------------------------------------------------------------
 
 
