@@ -382,15 +382,20 @@ EXAMPLE = Path(__file__).parents[2] / "deploy" / "caidx.example.yaml"
 def test_the_example_configuration_is_valid_and_says_something_about_every_section(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    token = tmp_path / "token"
-    token.write_text("t0ken")
+    key = tmp_path / "key"
+    key.write_text("k3y")
     monkeypatch.setenv("CAIDX_DATABASE_URL", "postgresql://caidx@localhost/caidx")
-    text = EXAMPLE.read_text(encoding="utf-8").replace("/run/secrets/ehr-token", str(token))
-    settings = load_settings(text, EXAMPLE.name, discover())
+    for name in ("CAIDX_RESEARCH_TOKEN", "CAIDX_PAGER_SECRET", "CAIDX_ASSESSMENT_KEY"):
+        monkeypatch.setenv(name, "s3cret")
+    text = EXAMPLE.read_text(encoding="utf-8").replace("/run/secrets/fhir-key", str(key))
+    components = discover()
+    settings = load_settings(text, EXAMPLE.name, components)
     assert [route.mode for route in settings.routes] == ["active", "active", "shadow"]
     assert settings.sources[1].completeness.quiet_seconds == 30
-    sections = set(settings_schema(discover())["properties"])
+    sections = set(settings_schema(components)["properties"])
     assert sections == set(read_yaml(text, EXAMPLE.name).data)
+    sendable = {kind for kind, one in components.connectors.items() if one.destination_config}
+    assert {one.kind for one in settings.destinations} == sendable
 
 
 def test_the_defaults_are_valid_with_the_installed_components() -> None:

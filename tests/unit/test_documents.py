@@ -16,23 +16,31 @@ from typer.core import TyperGroup, TyperOption
 
 from hub.cli.app import app
 from hub.config import load_settings
+from hub.domain.delivery import DocumentKind
+from hub.formats.finding_changes import read_changes
 from hub.formats.model_manifest import read_manifest
 from hub.registry import discover
 from hub.store.database import open_database, sqlite_url
 from hub.store.results import RequestState
+from hub.web.api.assessments import Assessment
 from hub.web.app import create_app
 from hub.web.context import WebContext
 from hub.web.metrics import HubCollector
+from tests.unit import documents
 from tests.unit.seeded import FixedClock, seeded_database
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```yaml\n(?P<text># (?P<kind>\S+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ADDRESS = re.compile(r"(?:(GET|POST) )?(/(?:health|metrics|api)\b\S*)")
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 COMMENTED = re.compile(r"^# +(caidx .*)$", re.MULTILINE)
+KINDS = "kind | standard | for whom |"
+DESTINATIONS = "destination kind | can take | gets without `documents` |"
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 CONFIGURATIONS = sorted((REPOSITORY / "deploy").glob("*.yaml"))
 GUIDE = REPOSITORY / "docs" / "operator-guide.md"
+RESULTS_GUIDE = REPOSITORY / "docs" / "results-guide.md"
 
 
 # --- examples -----------------------------------------------------------------------------
@@ -65,6 +73,30 @@ def test_a_configuration_in_a_document_is_valid(
 def test_the_documents_hold_examples_of_both() -> None:
     assert examples("model.yaml")
     assert examples("caidx.yaml")
+
+
+def test_the_assessments_in_the_guide_are_taken() -> None:
+    changes, assessment = documents.blocks(documents.text_of(RESULTS_GUIDE.name), "json")
+    assert len(read_changes(changes.encode())) == 4
+    assert Assessment.model_validate_json(assessment).assessment == "reject"
+
+
+def test_every_document_that_a_destination_can_take_is_in_the_guide() -> None:
+    rows = documents.table(documents.text_of(RESULTS_GUIDE.name), KINDS)
+    found = {kind for row in rows for kind in documents.spans(row[0])}
+    assert found == set(DocumentKind) - {DocumentKind.RECORD}
+
+
+def test_what_each_kind_of_destination_gets_by_default_is_in_the_guide() -> None:
+    rows = documents.table(documents.text_of(RESULTS_GUIDE.name), DESTINATIONS)
+    told = {
+        kind: tuple(documents.spans(row[2])) for row in rows for kind in documents.spans(row[0])
+    }
+    assert told == {
+        kind: tuple(connector.sends or connector.accepts)
+        for kind, connector in discover().connectors.items()
+        if connector.destination_config is not None
+    }
 
 
 # --- commands -----------------------------------------------------------------------------
@@ -274,15 +306,45 @@ def test_every_metric_is_in_the_operator_guide_with_its_labels(context: WebConte
     assert documented == found
 
 
-def test_every_address_in_the_operator_guide_exists(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", [GUIDE, RESULTS_GUIDE], ids=lambda path: path.name)
+def test_every_address_in_a_guide_exists(path: Path, tmp_path: Path) -> None:
     database = open_database(sqlite_url(tmp_path / "none.sqlite"))
     web = create_app(WebContext(database, (), FixedClock(), "1.2.3", heartbeat_seconds=2.0))
-    paths = [s for s in spans(GUIDE) if re.match(r"/(health|metrics|api)\b", s)]
-    assert paths
-    assert [path for path in paths if not any(_leads(r, path) for r in web.routes)] == []
+    shown = [found.groups() for span in spans(path) if (found := ADDRESS.match(span))]
+    assert shown
+    wrong = [
+        address
+        for method, address in shown
+        if not any(_leads(route, method or "GET", address) for route in web.routes)
+    ]
+    assert wrong == []
     database.close()
 
 
-def _leads(route: BaseRoute, path: str) -> bool:
-    scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+def _leads(route: BaseRoute, method: str, path: str) -> bool:
+    scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
     return route.matches(scope)[0] is Match.FULL
+
+
+# --- links -----------------------------------------------------------------------------------
+
+
+def anchors(path: Path) -> set[str]:
+    """Of the headings of a document, as GitHub makes them."""
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    wrong = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (path.parent / name) if name else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            wrong.append(link)
+    assert wrong == []
