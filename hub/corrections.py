@@ -71,6 +71,8 @@ class PreparedReport:
     filed: tuple[FiledDocument, ...]
     priority: Priority | None = None
     """Of its deliveries; None: as the request has it."""
+    missing: tuple[str, ...] = ()
+    """Destinations that should get it, and are not configured any more."""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -91,6 +93,8 @@ class _Answer:
     card: ModelCard
     is_new: bool = False
     """It is not on record yet, and may have voxels."""
+    is_followed: bool = False
+    """Its patient was renamed or merged since: what was made before is another one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,20 +152,28 @@ class Corrections:
         """Put a model's answer on record and its documents on their way, in the caller's
         transaction, which has locked the study's lines (`DeliveryLedger.lock`)."""
         self.ledger.add_made(connection, row, prepared.row)
+        self._send(connection, row, prepared)
+
+    def _send(self, connection: sa.Connection, row: RequestRow, prepared: PreparedReport) -> None:
         self.maker.send(connection, row, prepared.made, prepared.filed, prepared.priority)
-        if prepared.made.by_destination:
-            self.maker.alarm_missing(connection, row)
+        self.maker.alarm_missing(connection, row, prepared.missing, prepared.row.version)
 
     def ask_for_current_patient(self, task: DeliveryTask, reason: str) -> None:
         """A document was made before its patient was renamed or merged: have the report made
-        again, once for all its documents, as it stands now."""
+        again, once for all its documents, as it stands now.
+
+        Raises:
+            IntegrityError: nothing is left that it could be made from.
+        """
         delivery = task.delivery
         with self.database.write() as connection:
             request = results.get_request(connection, delivery.request_id)
             versions = report_versions.versions_of(connection, delivery.request_id)
             number = report_versions.version_of(connection, delivery.document_id)
-            if not versions or versions[-1].version > number:
+            if versions and versions[-1].version > number:
                 return  # a newer one is, or will be, about the patient as he is now
+            if not report_versions.has_record(connection, delivery.request_id):
+                raise IntegrityError(f"{reason.partition(';')[0]}; {report_versions.NO_RECORD}")
             latest = versions[-1]
             is_ours = latest.outcome is not Outcome.FAILED and latest.person is None
             self.ledger.ask(
@@ -221,8 +233,7 @@ class Corrections:
             if report_versions.versions_of(connection, request.request_id) != work.versions:
                 return False
             self.ledger.finish(connection, request, work.row)
-            made, filed = prepared.made, prepared.filed
-            self.maker.send(connection, request, made, filed, prepared.priority)
+            self._send(connection, request, prepared)
         return True
 
     # --- what a version is made from -------------------------------------------------------
@@ -341,7 +352,8 @@ class Corrections:
         if answer.is_new:
             filed = (*filed, self._filed_record(answer, report))
         critical = any(finding.critical for finding in answer.result.findings)
-        return PreparedReport(version, made, filed, Priority.STAT if critical else None)
+        missing = () if row.shadow else self._missing(row, version, before)
+        return PreparedReport(version, made, filed, Priority.STAT if critical else None, missing)
 
     def _wanted(
         self,
@@ -361,10 +373,17 @@ class Corrections:
             or (name in known and not version.is_withdrawn and _takes(known[name], result))
         )
 
+    def _missing(
+        self, row: RequestRow, version: VersionRow, before: frozenset[str]
+    ) -> tuple[str, ...]:
+        """Who should get it, and was taken out of the configuration."""
+        due = before if version.is_withdrawn else before | set(row.deliver_to)
+        return tuple(sorted(due - set(self.maker.registry.destinations)))
+
     def _encoders(self, version: VersionRow, answer: _Answer) -> Mapping[DocumentKind, Encoder]:
         """What shows the findings alone is not made again as long as they stay as they are."""
         left_out = {DocumentKind.RECORD}
-        if not answer.is_new and version.cause not in _MADE_ANEW:
+        if not (answer.is_new or answer.is_followed or version.cause in _MADE_ANEW):
             left_out |= set(_OF_THE_FINDINGS)
         every = self.maker.encoders
         return {kind: encoder for kind, encoder in every.items() if kind not in left_out}
@@ -372,7 +391,9 @@ class Corrections:
     def _earlier(self, version: VersionRow, answer: _Answer) -> dict[DocumentKind, Document]:
         """The documents of the answer that are not made again. Nothing new refers to what is
         withdrawn."""
-        if answer.is_new or version.is_withdrawn or version.cause in _BELONG_TO_OTHERS:
+        if answer.is_new or answer.is_followed or version.is_withdrawn:
+            return {}
+        if version.cause in _BELONG_TO_OTHERS:
             return {}
         kinds = (*_WITH_VOXELS, *_OF_THE_FINDINGS)
         with self.database.read() as connection:
@@ -431,6 +452,7 @@ def _following(answer: _Answer, patient: PatientIdentity) -> _Answer:
         answer,
         request=replace(request, study=replace(request.study, patient=patient), inputs=inputs),
         result=replace(result, identity=replace(result.identity, patient=patient)),
+        is_followed=True,
     )
 
 

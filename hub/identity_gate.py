@@ -21,7 +21,7 @@ from hub.domain.study import Series
 from hub.errors import IntegrityError
 from hub.formats.encoding import check_document_identity
 from hub.ports import at_first_call
-from hub.store import accession_numbers, patients
+from hub.store import accession_numbers, patients, report_versions
 from hub.store.database import Database
 from hub.store.deliveries import DeliveryTask
 from hub.store.journal import Journal
@@ -129,7 +129,11 @@ class IdentityGate:
         owner = PatientIdentity(study.patient_id, study.issuer_of_patient_id)
         if current_patient(connection, owner).key != patient.key:
             raise IntegrityError("the document is of another patient than the study")
-        if patient != identity.patient:
+        # The name is not kept beside the document: what was told since it was made counts.
+        made_at = report_versions.made_at(connection, document.document_id)
+        if patient.key != identity.patient.key or (
+            made_at is not None and patients.is_changed_since(connection, patient, made_at)
+        ):
             raise PatientChangedError(FOLLOWED)
         if self._shares_a_number(connection, document.request_id, identity):
             raise IntegrityError(SHARED_ACCESSION_NUMBER)

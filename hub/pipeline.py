@@ -326,14 +326,21 @@ class Pipeline:
         except TransientError as error:
             self.deliveries.retry(task, error, self._retry_policy(task))
         except PatientChangedError as error:
-            self.corrections.ask_for_current_patient(task, str(error))
-            self.deliveries.not_sent(task, str(error))
+            self._follow_patient(task, str(error))
         except IntegrityError as error:
             self.deliveries.quarantine(task, str(error))
         except RejectedError as error:
             self.deliveries.give_up(task, str(error))
         else:
             self.deliveries.taken(task, receipt)
+
+    def _follow_patient(self, task: DeliveryTask, reason: str) -> None:
+        try:
+            self.corrections.ask_for_current_patient(task, reason)
+        except IntegrityError as error:
+            self.deliveries.quarantine(task, str(error))
+        else:
+            self.deliveries.not_sent(task, reason)
 
     def deliver(self, task: DeliveryTask, destination: Destination) -> Receipt:
         """Send once, after the identity gate; only the destination's own confirmation counts."""
@@ -397,5 +404,11 @@ class Pipeline:
     def delivery_failed(self, argument: str, reason: str) -> None:
         """An attempt at a delivery ended in a fault: the next one, or a dead letter, follows."""
         task = self.deliveries.task(argument.partition(" ")[0])
-        if task is not None:
-            self.deliveries.retry(task, TransientError(reason), self._retry_policy(task))
+        if task is None:
+            return
+        try:
+            policy = self._retry_policy(task)
+        except RejectedError as error:  # it is not configured any more
+            self.deliveries.give_up(task, str(error))
+        else:
+            self.deliveries.retry(task, TransientError(reason), policy)

@@ -180,17 +180,22 @@ class ReportMaker(DocumentMaker):
                 priority=row.priority if priority is None else priority,
             )
 
-    def alarm_missing(self, connection: sa.Connection, row: RequestRow) -> None:
-        """A destination that was taken out of the configuration keeps nothing from the others."""
-        for name in row.deliver_to:
-            if name not in self.registry.destinations:
-                self.journal.alarm(
-                    connection,
-                    "delivery.no-destination",
-                    f"request:{row.request_id}",
-                    row.study.study_instance_uid,
-                    reason=f"destination {name} is not configured any more; it gets no report",
-                )
+    def alarm_missing(
+        self, connection: sa.Connection, row: RequestRow, names: Iterable[str], version: int
+    ) -> None:
+        """A destination that was taken out of the configuration keeps nothing from the others,
+        and somebody has to tell those who read there."""
+        for name in names:
+            self.journal.alarm(
+                connection,
+                "delivery.no-destination",
+                f"request:{row.request_id}",
+                row.study.study_instance_uid,
+                reason=(
+                    f"destination {name} is not configured any more; it does not get version"
+                    f" {version} of the report"
+                ),
+            )
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ POOL_BYTES = 16 << 20
 """Less than the default: each start writes so many zeros."""
 
 _OPEN_REQUESTS = ("queued", "running", "retrying")
-_OPEN_DELIVERIES = ("pending", "retrying")
+_OPEN_DELIVERIES = ("pending", "retrying", "confirming")
 
 _STORESCU_OPTIONS = {
     "1.2.840.10008.1.2": "-xi",
@@ -93,6 +93,8 @@ class HubOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the DICOM source."""
+    further_sources: Sequence[Mapping[str, Any]] = ()
+    """Whole sources beside it."""
 
 
 class RunningHub:
@@ -349,7 +351,7 @@ class RunningHub:
         return {
             "data": str(self.data),
             **({"database": {"url": url}} if url else {}),
-            "sources": [source],
+            "sources": [source, *self.options.further_sources],
             "destinations": self._destinations(),
             "completeness": {"quiet_seconds": 0.5, "straggler_seconds": 3.0},
             "delivery": retry,

@@ -48,9 +48,11 @@ def is_shared_with_another_patient(connection: sa.Connection, identity: StudyIde
     if not others:
         return False
     patient = current_identity(connection, identity.patient)
+    # Of a patient with an ID one study is enough: a test patient may have thousands.
+    each = {(name, issuer, "" if name else uid): uid for uid, name, issuer in others}
     return any(
-        _is_another(connection, patient, PatientIdentity(patient_id, issuer), uid)
-        for uid, patient_id, issuer in others
+        _is_another(connection, patient, PatientIdentity(name, issuer), uid)
+        for (name, issuer, _), uid in each.items()
     )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import structlog
 
 from hub.domain.audit import AuditOutcome
-from hub.store import alerts, claims, retention, workers
+from hub.store import alerts, claims, forgetting, retention, workers
+from hub.store.confirmations import forget_reports
 from hub.store.retention import Purged, RetentionPolicy, StudyKeeper
 
 _AT_ONCE = 100
@@ -20,6 +21,8 @@ _CLAIM, _CLAIM_LASTS = "retention", timedelta(minutes=10)
 _TIDY_EVERY = timedelta(hours=1)
 _SETTLED = timedelta(days=1)
 """A file so old belongs to a document that is on record, or to nothing."""
+_UNCLAIMED = timedelta(hours=1)
+"""By then a report of storage commitment has the delivery that waits for it, or never will."""
 
 log = structlog.get_logger(__name__)
 
@@ -141,8 +144,11 @@ class Housekeeper:
         self.engine.forget_finished(before)
         with self.keeper.database.write() as connection:
             workers.forget(connection, before, self.engine.holders())
-            retention.forget_messages(connection, before)
-            retention.forget_transfers(connection, before)
+            forgetting.forget_messages(connection, before)
+            forgetting.forget_transfers(connection, before)
+            forgetting.forget_patients(connection, now - self.policy.longest)
+            forgetting.forget_critical_alerts(connection, before)
+            forget_reports(connection, now - _UNCLAIMED)
 
 
 def _some(paths: Iterator[Path]) -> Iterator[list[Path]]:

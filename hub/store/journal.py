@@ -54,14 +54,8 @@ class Journal:
         **detail: object,
     ) -> None:
         """Append a failure and raise the alert that goes with it."""
-        alerts.raise_alert(
-            connection,
-            kind=action,
-            entity=entity,
-            message=reason,
-            at=self.clock.now(),
-            study_instance_uid=study_instance_uid,
-        )
+        # The audit log first: of two transactions that raise the same alert the second one waits
+        # for the first, which must not wait for it.
         self.record(
             connection,
             action,
@@ -70,4 +64,12 @@ class Journal:
             outcome=AuditOutcome.SERIOUS_FAILURE,
             reason=reason,
             **detail,
+        )
+        alerts.raise_alert(
+            connection,
+            kind=action,
+            entity=entity,
+            message=reason,
+            at=self.clock.now(),
+            study_instance_uid=study_instance_uid,
         )

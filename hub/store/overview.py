@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from hub.domain.audit import AuditEvent
-from hub.domain.delivery import DeliveryState
 from hub.store import audit, inquiries
 from hub.store.database import Database
 from hub.store.inquiries import ExpectationRow, FetchRow, PriorsRow
@@ -24,6 +23,7 @@ from hub.store.schema import (
     associations,
     deliveries,
     documents,
+    report_versions,
     requests,
     results,
     route_decisions,
@@ -32,7 +32,7 @@ from hub.store.schema import (
 )
 
 Entry = TypeVar("Entry")
-_UNDELIVERED = (DeliveryState.PENDING.value, DeliveryState.RETRYING.value)
+_UNDELIVERED = ("pending", "retrying", "confirming")
 _TIMELINE_EVENTS = 10_000
 
 
@@ -114,7 +114,7 @@ class RequestSummary:
     deliver_to: list[str]
     reasons: list[str]
     state: str
-    """queued, running, retrying, done, failed or quarantined."""
+    """queued, running, retrying, done, failed, quarantined or discarded."""
     outcome: str | None
     """assessed, not-assessable or unsuitable; null while there is no answer."""
     attempts: int
@@ -164,7 +164,7 @@ class DeliveryRow:
     destination: str
     kind: str
     state: str
-    """pending, retrying, delivered, dead or superseded."""
+    """pending, retrying, confirming, delivered, dead, superseded, quarantined or discarded."""
     attempts: int
     detail: str
     created_at: datetime
@@ -222,6 +222,8 @@ class Counts:
     """By destination and state."""
     alerts: Mapping[str, int]
     """By kind."""
+    reports: Mapping[str, int]
+    """Versions of reports, by state."""
     oldest_undelivered: datetime | None
 
 
@@ -440,6 +442,7 @@ def counts(database: Database) -> Counts:
             outcomes=_by(connection, results.c.outcome),
             deliveries={(row[0], row[1]): row[2] for row in by_destination},
             alerts=_by(connection, alerts.c.kind),
+            reports=_by(connection, report_versions.c.state),
             oldest_undelivered=oldest,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +48,17 @@ def current_identity(connection: sa.Connection, patient: PatientIdentity) -> Pat
         if not later:
             return follow(patient, (_change(row) for row in rows))
         names |= later
+
+
+def is_changed_since(connection: sa.Connection, patient: PatientIdentity, at: datetime) -> bool:
+    """Whether anything was told of this patient after a moment."""
+    table = patient_changes
+    query = sa.select(table.c.change_id).where(
+        table.c.patient_id == patient.patient_id,
+        table.c.issuer_of_patient_id == patient.issuer_of_patient_id,
+        table.c.received_at > at,
+    )
+    return connection.execute(query.limit(1)).scalar() is not None
 
 
 def _about(connection: sa.Connection, names: set[str]) -> sa.CursorResult[Any]:

@@ -31,8 +31,8 @@ from hub.store.results import FiledDocument, RequestRow, RequestState
 from hub.store.schema import deliveries as deliveries_table
 from hub.store.schema import requests
 
-QUARANTINED_VERSION, RELEASED_VERSION = 0, 1
-"""Of the record of an answer that is no report (yet), and of one that is."""
+QUARANTINED_VERSION = 0
+"""Of the record of an answer that is no report (yet)."""
 VOXELS_LOST = "the segmentation and maps of this result were not kept while it was in quarantine"
 _LONGEST_TEXT = 1000
 
@@ -107,7 +107,6 @@ class Quarantine:
         _check_words(person, reason)
         with self.database.write() as connection:
             request = self._request(connection, identifier)
-            self._ledger().lock(connection, request.study.study_instance_uid)
             if request.state is RequestState.QUARANTINED and identifier == request.request_id:
                 self._release_request(connection, request, person, reason)
                 return f"request {identifier} is reported under its own identity"
@@ -124,7 +123,6 @@ class Quarantine:
         _check_words(person, reason)
         with self.database.write() as connection:
             request = self._request(connection, identifier)
-            self._ledger().lock(connection, request.study.study_instance_uid)
             if request.state is RequestState.QUARANTINED and identifier == request.request_id:
                 results.set_state(connection, identifier, RequestState.DISCARDED, detail=reason)
                 said = f"request {identifier} is discarded"
@@ -140,12 +138,7 @@ class Quarantine:
     def _release_request(
         self, connection: sa.Connection, request: RequestRow, person: Person, reason: str
     ) -> None:
-        kept = report_versions.documents_of(connection, request.request_id, (DocumentKind.RECORD,))
-        if not kept:
-            raise RejectedError(
-                f"request {request.request_id} has no answer to release: {request.detail}"
-            )
-        record = _decode(self.documents.get(kept[0].sha256))
+        record = self._quarantined_answer(connection, request)
         result = _own(record.request, record.result)
         try:
             _check_identity(record.request, result)
@@ -153,14 +146,15 @@ class Quarantine:
         except IntegrityError as error:
             raise RejectedError(f"it cannot be released: {error}") from None
         now = self.journal.clock.now()
-        released = self._filed(replace(record, result=result), "released", RELEASED_VERSION)
+        number = len(report_versions.versions_of(connection, request.request_id)) + 1
+        released = self._filed(replace(record, result=result), "released", number)
         results.add_documents(connection, [released])
         results.add_result(connection, result, now)
         results.set_state(connection, request.request_id, RequestState.DONE, detail="")
         self._note(connection, request, person, reason)
         version = VersionRow(
             request_id=request.request_id,
-            version=len(report_versions.versions_of(connection, request.request_id)) + 1,
+            version=number,
             status=ReportStatus.PRELIMINARY,
             cause=ReportCause.RELEASED,
             outcome=result.outcome,
@@ -171,6 +165,17 @@ class Quarantine:
             made_at=now,
         )
         ReportLedger(self.database, self.jobs, self.journal).ask(connection, request, version)
+
+    def _quarantined_answer(self, connection: sa.Connection, request: RequestRow) -> Record:
+        """Not a record of a version: a failure that was reported before has one, too."""
+        kinds = (DocumentKind.RECORD,)
+        for kept in report_versions.documents_of(connection, request.request_id, kinds):
+            if kept.version == QUARANTINED_VERSION:
+                record: Record = _decode(self.documents.get(kept.sha256))
+                return record
+        raise RejectedError(
+            f"request {request.request_id} has no answer to release: {request.detail}"
+        )
 
     def _release_deliveries(self, connection: sa.Connection, request: RequestRow) -> int:
         waiting = _quarantined(connection, request.request_id)
@@ -188,7 +193,8 @@ class Quarantine:
     # --- how ---------------------------------------------------------------------------------
 
     def _request(self, connection: sa.Connection, identifier: str) -> RequestRow:
-        """The request of that identifier, or of a delivery that has it.
+        """The request of that identifier, or of a delivery that has it; its study's lines are
+        locked from here on, before its own row as everywhere.
 
         Raises:
             RejectedError: nothing of that name is in quarantine.
@@ -198,13 +204,15 @@ class Quarantine:
             deliveries_table.c.state == DeliveryState.QUARANTINED.value,
         )
         name = connection.execute(query).scalar() or identifier
-        there = connection.execute(
-            sa.select(requests.c.state).where(requests.c.request_id == name)
-        ).scalar()
-        quarantined = there == RequestState.QUARANTINED.value
-        if there is None or not (quarantined or _quarantined(connection, name)):
-            raise RejectedError(f"{identifier} is not in quarantine")
-        return results.get_request(connection, name)
+        of_request = sa.select(requests.c.study_instance_uid).where(requests.c.request_id == name)
+        uid = connection.execute(of_request).scalar()
+        if uid is not None:
+            self._ledger().lock(connection, uid)
+            request = results.get_request(connection, name)
+            quarantined = request.state is RequestState.QUARANTINED
+            if quarantined or _quarantined(connection, name):
+                return request
+        raise RejectedError(f"{identifier} is not in quarantine")
 
     def _ledger(self) -> DeliveryLedger:
         return DeliveryLedger(self.database, self.jobs, self.journal)

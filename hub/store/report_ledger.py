@@ -25,12 +25,7 @@ REPORT_JOB = "report"
 REPORT_QUEUE = "studies"
 """That of the study revisions: these jobs are few and short, and each queue costs its polling."""
 
-_AUDITED = {
-    ReportCause.ACCEPTED: "result.assessed",
-    ReportCause.MODIFIED: "result.assessed",
-    ReportCause.REJECTED: "result.assessed",
-    ReportCause.RETRACTED: "result.retracted",
-}
+_ASSESSED = (ReportCause.ACCEPTED, ReportCause.MODIFIED, ReportCause.REJECTED)
 _ANSWERS = (Outcome.ASSESSED, Outcome.NOT_ASSESSABLE)
 
 
@@ -118,7 +113,12 @@ class ReportLedger:
         """A version will be made: recorded with its job, in the caller's transaction."""
         report_versions.add(connection, row)
         self._enqueue(connection, request, row)
-        self._record(connection, request, row, _AUDITED.get(row.cause, "report.asked"))
+        if row.cause in _ASSESSED:
+            self._record(connection, request, row, "result.assessed")
+        elif row.cause is ReportCause.RETRACTED:
+            self._record(connection, request, row, "result.retracted")
+        else:
+            self._record(connection, request, row, "report.asked")
 
     def ask_for_failure(self, connection: sa.Connection, request: RequestRow) -> None:
         """A request has failed for good: whoever takes failures, or has an earlier report, is
@@ -250,6 +250,8 @@ def _decidable(
         NotDecidableError: nobody may.
     """
     name = f"request {request.request_id}"
+    if not versions and request.state is RequestState.DONE:  # before migration 0003
+        raise NotDecidableError(f"{name} was answered by a release of the hub that kept no record")
     if not versions or request.state is not RequestState.DONE:
         raise NotDecidableError(f"{name} has no answer to decide on: it is {request.state.value}")
     latest = versions[-1]

@@ -12,13 +12,15 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from hub.domain.coding import Code
-from hub.domain.delivery import DICOM_KINDS, DeliveryState, DocumentKind
+from hub.domain.delivery import DICOM_KINDS, DocumentKind
 from hub.domain.finding import Finding
 from hub.domain.inference import Outcome
 from hub.domain.report import WITHDRAWN, Person, ReportCause, ReportStatus
 from hub.store.results import RequestRow
 from hub.store.schema import deliveries, documents, report_versions, requests, results
+from hub.store.superseding import NEVER_TRIED
 
+NO_RECORD = "no other report can be made: its record was deleted, or never kept"
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 
 
@@ -111,6 +113,24 @@ def version_of(connection: sa.Connection, document_id: str) -> int:
     return int(connection.execute(query).scalar_one())
 
 
+def made_at(connection: sa.Connection, document_id: str) -> datetime | None:
+    """When the version of the report that a document belongs to was made, or asked for; None of
+    one without a version."""
+    belongs = (
+        report_versions.c.request_id == documents.c.request_id,
+        report_versions.c.version == documents.c.version,
+    )
+    query = sa.select(report_versions.c.made_at).join(documents, sa.and_(*belongs))
+    return connection.execute(query.where(documents.c.document_id == document_id)).scalar()
+
+
+def has_record(connection: sa.Connection, request_id: str) -> bool:
+    """Whether further versions of the report can be made."""
+    kinds = (DocumentKind.RECORD,)
+    known = versions_of(connection, request_id)
+    return bool(known and documents_of(connection, request_id, kinds))
+
+
 def line_of(connection: sa.Connection, request: RequestRow) -> tuple[str, ...]:
     """The requests whose reports are one and the same to those who get them: of the same study,
     route and model, the latest first. The request itself is the first; the reports of those
@@ -167,13 +187,12 @@ def receivers(connection: sa.Connection, request_ids: Sequence[str]) -> frozense
 def sent_objects(
     connection: sa.Connection, request_ids: Sequence[str], destinations: Collection[str]
 ) -> tuple[KeptDocument, ...]:
-    """The DICOM objects of the reports of these requests that these destinations got or will
-    get, the latest first, and whose bytes are still here."""
-    unsent = (DeliveryState.SUPERSEDED.value, DeliveryState.QUARANTINED.value)
+    """The DICOM objects of the reports of these requests that these destinations got, may have
+    got or will get, the latest first, and whose bytes are still here."""
     went = sa.exists().where(
         deliveries.c.document_id == documents.c.document_id,
         deliveries.c.destination.in_(sorted(destinations)),
-        deliveries.c.state.not_in(unsent),
+        sa.not_(NEVER_TRIED),
     )
     query = (
         _documents(request_ids, DICOM_KINDS)

@@ -24,17 +24,15 @@ from hub.store.schema import (
     UtcTime,
     association_studies,
     associations,
+    critical_alerts,
     deliveries,
     documents,
-    expectations,
     fetches,
     instances,
-    procedure_steps,
     report_versions,
     requests,
     route_decisions,
     segments,
-    storage_commitments,
     studies,
     study_revisions,
 )
@@ -45,6 +43,7 @@ Condition = sa.ColumnElement[bool]
 _OPEN = [state.value for state in OPEN_STATES]
 _this = studies.c.study_instance_uid
 _later = route_decisions.alias("later")
+_newer = report_versions.alias("newer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,11 @@ class RetentionPolicy:
     """Below this, the oldest delivered studies go before their time."""
     youngest: timedelta = timedelta(days=1)
     """But none whose last image is younger."""
+
+    @property
+    def longest(self) -> timedelta:
+        """How long anything of a study may be kept."""
+        return max(max(k.images, k.results) for k in (self.general, *self.by_route.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,9 @@ def for_a_person() -> dict[str, Condition]:
         documents.c.request_id == requests.c.request_id, documents.c.kind != "record"
     )
     sent = sa.exists().where(deliveries.c.request_id == requests.c.request_id)
+    held = sa.exists().where(  # an escalation stands for it
+        critical_alerts.c.request_id == requests.c.request_id, critical_alerts.c.state != "sent"
+    )
     return {
         "it is held back": sa.cast(studies.c.problems, sa.Text) != "[]",
         "a rule failed on it": sa.exists().where(
@@ -151,14 +158,20 @@ def for_a_person() -> dict[str, Condition]:
             deliveries.c.state.in_(["dead", "quarantined"]),
         ),
         "a report of it was never sent": sa.exists().where(
-            of_study, requests.c.state == "done", encoded, ~sent
+            of_study, requests.c.state == "done", encoded, ~sent, ~held
         ),
         "a report of it could not be changed": _has_version("failed"),
     }
 
 
 def _has_version(state: str) -> Condition:
+    """A version is in this state, and no later one has taken its place."""
+    replaced = sa.exists().where(
+        _newer.c.request_id == report_versions.c.request_id,
+        _newer.c.version > report_versions.c.version,
+    )
     return sa.exists().where(
+        ~replaced,
         requests.c.study_instance_uid == _this,
         report_versions.c.request_id == requests.c.request_id,
         report_versions.c.state == state,
@@ -270,29 +283,6 @@ def _has_images() -> Condition:
 def _oldest(connection: sa.Connection, conditions: Sequence[Condition], limit: int) -> list[str]:
     query = sa.select(_this).where(_settled(), *conditions).order_by(_last_image()).limit(limit)
     return list(connection.execute(query).scalars())
-
-
-def forget_messages(connection: sa.Connection, before: datetime) -> None:
-    """Drop what modalities and archives said long ago of studies; most of it is lists of UIDs."""
-    steps, commitments = procedure_steps.c, storage_commitments.c
-    connection.execute(sa.delete(expectations).where(expectations.c.learned_at < before))
-    connection.execute(sa.delete(procedure_steps).where(steps.changed_at < before))
-    answered = (commitments.state != "asked", commitments.requested_at < before)
-    connection.execute(sa.delete(storage_commitments).where(*answered))
-
-
-def forget_transfers(connection: sa.Connection, before: datetime) -> None:
-    """Drop transfers that ended long ago and of which nothing is left."""
-    this, carried = associations.c.association_id, association_studies.c
-    brought = sa.exists().where(
-        carried.association_id == this,
-        instances.c.study_instance_uid == carried.study_instance_uid,
-        instances.c.association_id == this,
-    )
-    wrote = sa.exists().where(segments.c.association_id == this)
-    gone = sa.select(this).where(associations.c.closed_at < before, ~brought, ~wrote)
-    connection.execute(sa.delete(association_studies).where(carried.association_id.in_(gone)))
-    connection.execute(sa.delete(associations).where(this.in_(gone)))
 
 
 # --- deleting ----------------------------------------------------------------------------

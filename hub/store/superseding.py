@@ -23,16 +23,15 @@ _same_line = (
     _own.c.study_instance_uid == _other.c.study_instance_uid,
     _own.c.route == _other.c.route,
     _own.c.model_id == _other.c.model_id,
+    _own.c.mode == _other.c.mode,
 )
 
-
-_never_tried = sa.or_(
-    deliveries.c.state == DeliveryState.QUARANTINED.value,
-    sa.and_(
-        deliveries.c.state == DeliveryState.SUPERSEDED.value,
-        deliveries.c.attempts == 0,
-        deliveries.c.round == 0,
-    ),
+_NOT_SENT = (DeliveryState.QUARANTINED, DeliveryState.DISCARDED)
+"""And nobody knows whether they ever will be."""
+NEVER_TRIED = sa.and_(
+    deliveries.c.state.in_([state.value for state in (*_NOT_SENT, DeliveryState.SUPERSEDED)]),
+    deliveries.c.attempts == 0,
+    deliveries.c.round == 0,
 )
 """An attempt that failed may have arrived all the same: only its answer was lost."""
 
@@ -62,7 +61,7 @@ def _newer_in_place(connection: sa.Connection, delivery: Delivery) -> str | None
             _is_newer(_other_document.c.version),
             deliveries.c.destination == delivery.destination,
             deliveries.c.kind == delivery.kind.value,
-            deliveries.c.state != DeliveryState.DEAD.value,
+            deliveries.c.state.not_in([s.value for s in (*_NOT_SENT, DeliveryState.DEAD)]),
         )
         .order_by(_other.c.created_at.desc(), _other_document.c.version.desc())
         .limit(1)
@@ -123,7 +122,7 @@ def _was_sent(connection: sa.Connection, delivery: Delivery) -> bool:
         .where(
             older,
             deliveries.c.destination == delivery.destination,
-            sa.not_(_never_tried),
+            sa.not_(NEVER_TRIED),
         )
         .limit(1)
     )

@@ -19,7 +19,9 @@ from prometheus_client.registry import Collector
 from hub.domain.delivery import DeliveryState
 from hub.domain.inference import Outcome
 from hub.errors import TransientError
+from hub.store.delivery_ledger import ALARMING
 from hub.store.overview import Counts, counts
+from hub.store.report_versions import VersionState
 from hub.store.results import RequestState
 from hub.web.context import Context, WebContext
 
@@ -70,12 +72,18 @@ class HubCollector(Collector):
             "caidx_requests", "Inference requests.", "state", found.requests, tuple(RequestState)
         )
         yield _by("caidx_results", "Answers of models.", "outcome", found.outcomes, tuple(Outcome))
+        text = "Versions of reports, by how far they are made."
+        yield _by("caidx_report_versions", text, "state", found.reports, tuple(VersionState))
         yield _by("caidx_alerts", "Alerts raised.", "kind", found.alerts, ())
         yield _deliveries(found)
-        dead = sum(n for (_, state), n in found.deliveries.items() if state == DeliveryState.DEAD)
+        dead = sum(n for (_, state), n in found.deliveries.items() if state in ALARMING)
         failed = found.requests.get(RequestState.FAILED, 0)
         quarantined = found.requests.get(RequestState.QUARANTINED, 0)
-        letters = {"delivery": dead, "request": failed + quarantined}
+        letters = {
+            "delivery": dead,
+            "request": failed + quarantined,
+            "report": found.reports.get(VersionState.FAILED, 0),
+        }
         help_text = "Work that failed for good and waits for a person."
         yield _by("caidx_dead_letters", help_text, "kind", letters, ())
         oldest = GaugeMetricFamily(

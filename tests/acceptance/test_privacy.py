@@ -6,8 +6,10 @@ wrote is searched, after good studies and after every kind of failure.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,22 @@ from typing import Any
 import pydicom
 import pytest
 import sqlalchemy as sa
+from hl7.client import MLLPClient
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 
 from hub.domain.identity import derived_uid
 from tests.acceptance.models import not_a_number
 from tests.acceptance.raw_store import raw_store
 from tests.acceptance.studies import CT_SMALL, StudyFiles, changed, phantom, sample, sample_data_set
 from tests.acceptance.test_bad_input import encoded
+from tests.acceptance.webhook_receiver import WebhookReceiver, receiving
+from tests.peers import free_port
 from tests.peers.fhir_server import FhirServer
+from tests.peers.hl7_listener import listening
 from tests.peers.orthanc import Orthanc
-from tests.running_hub import RunningHub, launch_hub, wait_for
+from tests.running_hub import EHR, PACS, RunningHub, launch_hub, wait_for
 
 pytestmark = [
     pytest.mark.peers,
@@ -52,7 +59,7 @@ NEEDLES = {
     if part not in ORDINARY_WORDS
 }
 """What is searched for -> the attribute that it came in."""
-BELONGS_IN_TABLES = {"instances", "studies", "documents"}
+BELONGS_IN_TABLES = {"instances", "studies", "documents", "patient_changes"}
 BELONGS_IN_FOLDERS = {"objects", "documents"}
 DATABASE = "caidx.sqlite"
 
@@ -78,12 +85,24 @@ ROUTES = [
 ]
 
 
+RIS, HOOK, RECORD, WEB, STORE = "ris", "hook", "record", "web-archive", "store"
+"""Destinations that repeat what they were sent when they refuse it."""
+ECHO = " ".join(CANARIES.values()).replace("^", " ")
+ADMISSION = (
+    "MSH|^~\\&|HIS|KH|CAIDX|KH|20260314||{kind}|{number}|P|2.5.1||||||UNICODE UTF-8\r"
+    "EVN||20260314\rPID|1||{identifier}||Kanarienvogel^Zitrone||19471113|F|||Kanariengasse 5\r"
+)
+
+
 @dataclass(frozen=True)
 class Aftermath:
     hub: RunningHub
     orthanc: Orthanc
     fhir_server: FhirServer
     good: StudyFiles
+    hook: WebhookReceiver
+    admission_answers: list[str]
+    """What the hub said to messages of an ADT feed."""
 
 
 def found(where: str, content: bytes) -> list[str]:
@@ -103,15 +122,99 @@ def aftermath(
     module_orthanc: Orthanc,
     module_fhir_server: FhirServer,
 ) -> Iterator[Aftermath]:
-    folder = tmp_path_factory.mktemp("privacy")
+    folder, adt_port = tmp_path_factory.mktemp("privacy"), free_port()
     models = [{"package": "builtin:lung-density"}, {"package": str(not_a_number(folder / "nan"))}]
     module_orthanc.stop()
-    hub = launch_hub(
-        folder,
-        orthanc=module_orthanc,
-        fhir_server=module_fhir_server,
-        sections={"routes": ROUTES, "models": models},
-    )
+    with _hostile() as (hook, hostile):
+        hub = launch_hub(
+            folder,
+            sections={
+                "routes": ROUTES,
+                "models": models,
+                "destinations": [*_friendly(module_orthanc, module_fhir_server), *hostile],
+            },
+            further_sources=[{"name": "his", "kind": "hl7v2", "port": adt_port}],
+        )
+        answers = _admissions(adt_port)
+        good = _pass_through(hub, folder, module_orthanc)
+        yield Aftermath(hub, module_orthanc, module_fhir_server, good, hook, answers)
+        hub.close()
+
+
+def _friendly(orthanc: Orthanc, fhir_server: FhirServer) -> list[dict[str, Any]]:
+    address = {"host": "127.0.0.1", "port": orthanc.dicom_port, "ae_title": orthanc.ae_title}
+    return [
+        {"name": PACS, "kind": "dicom", **address},
+        {"name": EHR, "kind": "fhir", "url": fhir_server.base_url},
+    ]
+
+
+@contextmanager
+def _hostile() -> Iterator[tuple[WebhookReceiver, list[dict[str, Any]]]]:
+    """Everybody who refuses, and says whom."""
+    with (
+        listening("AE/207", "AE/204", "AE/204", "AE/204") as ris,
+        receiving() as hook,
+        receiving() as record,
+        receiving() as web,
+        _refusing_store() as store_port,
+    ):
+        ris.echo = ECHO
+        hook.status, hook.answer = 422, ECHO.encode() + b" %BODY%"
+        issue = {"severity": "error", "code": "invalid", "diagnostics": ECHO}
+        outcome = {"resourceType": "OperationOutcome", "issue": [issue]}
+        record.status, record.answer = 422, json.dumps(outcome).encode()
+        web.status, web.answer = 409, json.dumps({"00000902": {"Value": [ECHO]}}).encode()
+        here = {"host": "127.0.0.1"}
+        yield (
+            hook,
+            [
+                {"name": RIS, "kind": "hl7v2", "port": ris.port, **here},
+                hook.settings(HOOK, "/hook"),
+                {"name": RECORD, "kind": "fhir", "url": record.url, "guard": False},
+                {"name": WEB, "kind": "dicomweb", "url": web.url},
+                {"name": STORE, "kind": "dicom", "ae_title": "STORE", "port": store_port, **here},
+            ],
+        )
+
+
+@contextmanager
+def _refusing_store() -> Iterator[int]:
+    """A Storage SCP that says in an Error Comment (0000,0902) whose object it refuses."""
+
+    def refuse(event: Any) -> Dataset:
+        status = Dataset()
+        status.Status = 0xC000
+        status.ErrorComment = f"{event.dataset.PatientName} {ECHO}"[:64]
+        return status
+
+    entity = AE(ae_title="STORE")
+    for context in AllStoragePresentationContexts:
+        entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+    port = free_port()
+    handlers = [(evt.EVT_C_STORE, refuse)]
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    try:
+        yield port
+    finally:
+        server.shutdown()
+
+
+def _admissions(port: int) -> list[str]:
+    """Our answers to a change that is taken, and to messages with all that can be wrong."""
+    known = f"{CANARIES['PatientID']}^^^^MR"
+    messages = [
+        ADMISSION.format(kind="ADT^A08", number="1", identifier=known),
+        ADMISSION.format(kind="ADT^A08", number="2", identifier=""),
+        ADMISSION.format(kind="ADT^A40", number="3", identifier=known),
+        ADMISSION.format(kind="ORM^O01", number="4", identifier=known),
+        ADMISSION.format(kind="Kanarienvogel^A08", number="5", identifier=known),
+    ]
+    with MLLPClient("127.0.0.1", port) as client:
+        return [client.send_message(one.encode()).decode() for one in messages]
+
+
+def _pass_through(hub: RunningHub, folder: Path, orthanc: Orthanc) -> StudyFiles:
     made = phantom(folder / "plain", slices=4)
     good = StudyFiles(made.study_instance_uid, changed(made, folder / "good", with_canaries))
     hub.send(good.files)
@@ -121,10 +224,14 @@ def aftermath(
     _bad_objects(hub)
     retried = "SELECT 1 FROM deliveries WHERE destination = 'pacs' AND attempts > 0"
     wait_for(lambda: bool(hub.rows(retried)), "a delivery that fails", 60, hub.log_text)
-    module_orthanc.start()
+    orthanc.start()
     hub.wait_for_study(good.study_instance_uid)
-    yield Aftermath(hub, module_orthanc, module_fhir_server, good)
-    hub.close()
+    other = {**CANARIES, "PatientID": f"{CANARIES['PatientID']}X", "BodyPartExamined": "CHEST"}
+    shared = sample(CT_SMALL, folder / "shared", name="shared", **other)
+    hub.send(shared.files)
+    hub.wait_for_study(shared.study_instance_uid, "answered")
+    hub.wait_for_study(good.study_instance_uid)
+    return good
 
 
 def _bad_studies(hub: RunningHub, folder: Path) -> Iterator[StudyFiles]:
@@ -136,6 +243,7 @@ def _bad_studies(hub: RunningHub, folder: Path) -> Iterator[StudyFiles]:
         with_canaries(data_set)
         number = int(data_set.InstanceNumber)
         data_set.PatientID = f"{CANARIES['PatientID']}{number}"
+        data_set.AccessionNumber += "B"
 
     yield StudyFiles(two.study_instance_uid, changed(two, folder / "two-patients", other_patient))
 
@@ -188,13 +296,21 @@ def test_every_kind_of_failure_has_happened(aftermath: Aftermath) -> None:
         "delivery.retrying",
         "inference.failed",
         "inference.finished",
+        "inference.quarantined",
         "instance.conflict",
         "object.rejected",
         "route.error",
         "study.held",
+        "patient.changed",
     }
-    states = {r["state"] for r in aftermath.hub.rows("SELECT state FROM deliveries")}
-    assert "delivered" in states
+    rows = aftermath.hub.rows("SELECT DISTINCT destination, state FROM deliveries")
+    ends = {(row["destination"], row["state"]) for row in rows}
+    assert ends >= {(PACS, "delivered"), (EHR, "delivered")}
+    refused = {name for name, state in ends if state == "dead"}
+    assert refused == {RIS, HOOK, RECORD, WEB, STORE}
+    taken, *others = aftermath.admission_answers
+    assert "MSA|AA|1" in taken
+    assert all("MSA|AR|" in one for one in others)
 
 
 def test_the_search_finds_canaries_where_they_belong(aftermath: Aftermath, tmp_path: Path) -> None:
@@ -246,6 +362,26 @@ def test_files_hold_patient_data_only_where_it_belongs(aftermath: Aftermath) -> 
     assert [hit for path in others for hit in _in_files(path)] == []
 
 
+def test_programs_are_told_neither_name_nor_birth_date(aftermath: Aftermath) -> None:
+    posts = aftermath.hook.to("/hook")
+    assert posts
+    for post in posts:
+        told = found("the notice", post.body) + found("its headers", str(post.headers).encode())
+        assert told == [f"{CANARIES['AccessionNumber']} in the notice"]
+
+
+def test_our_acknowledgements_repeat_nothing_of_the_patient(aftermath: Aftermath) -> None:
+    for answer in aftermath.admission_answers:
+        assert found("the answer", answer.encode()) == []
+
+
+def test_dead_letters_say_why_and_not_whom(aftermath: Aftermath) -> None:
+    listed = aftermath.hub.caidx("delivery", "list", "--state", "dead", "--json").stdout
+    for reason in ("HL7 AE, error 204", "HTTP 422", "0xC000"):
+        assert reason in listed
+    assert found("the list", listed.encode()) == []
+
+
 def test_no_file_is_named_after_a_patient(aftermath: Aftermath) -> None:
     assert list(aftermath.hub.data.rglob("*"))
     assert _in_names(aftermath.hub.data) == []
@@ -285,7 +421,13 @@ def test_a_study_in_the_web_role_tells_nothing_about_its_patient(aftermath: Afte
 
 def test_the_command_line_tells_nothing_about_patients(aftermath: Aftermath) -> None:
     uid = aftermath.good.study_instance_uid
-    for arguments in (["study", "list"], ["study", "show", uid], ["audit", "list"]):
+    commands = (
+        ["study", "list"],
+        ["study", "show", uid],
+        ["audit", "list"],
+        ["quarantine", "list"],
+    )
+    for arguments in commands:
         done = aftermath.hub.caidx(*arguments)
         assert found(" ".join(arguments), (done.stdout + done.stderr).encode()) == []
 

@@ -103,6 +103,8 @@ class FaultProxy:
         """How many there were, but for refused ones."""
         self.faulty = 0
         """How many of them met a fault."""
+        self.lost = 0
+        """How many replies `LoseReply` has lost."""
         self._fault: Fault | None = None
         self._left = 0
         self._listener: socket.socket | None = None
@@ -239,6 +241,8 @@ class FaultProxy:
         while piece := peer.recv(_CHUNK):
             if isinstance(fault, LoseReply) and sent.value >= fault.after_sent:
                 self._end(client, reset=True)
+                with self._lock:
+                    self.lost += 1
                 return
             if isinstance(fault, Stall) and replied + len(piece) >= fault.after:
                 client.sendall(piece[: fault.after - replied])

@@ -89,6 +89,8 @@ class Hl7Listener:
     after a slash (``AE/207``), or ``nothing``, ``garbage``, ``late``, ``close``, ``other`` (for
     another message)."""
     lateness: float = 1.0
+    echo: str = "what patient CANARY"
+    """What it says in MSA-3, ERR-3 and ERR-8 of an error."""
 
     @property
     def texts(self) -> list[str]:
@@ -138,7 +140,9 @@ class Hl7Listener:
             code, _, error = wanted.partition("/")
             answer = str(message.create_ack(code))
             if error:
-                answer += f"\rERR||PID^1|{error}^what patient CANARY^HL70357|E|||CANARY"
+                header, _, acknowledged = answer.strip("\r").partition("\r")
+                answer = f"{header}\r{acknowledged}|{self.echo}"
+                answer += f"\rERR||PID^1|{error}^{self.echo}^HL70357|E||||{self.echo}"
             writer.writeblock(answer.encode())
         await writer.drain()
         return True

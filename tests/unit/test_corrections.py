@@ -32,6 +32,7 @@ from hub.formats.encoding import Encoder, EncodingContext, document_uid, documen
 from hub.ports import ModelPackage
 from hub.registry import RunningDestination, RunningModel
 from hub.store import audit, patients, report_versions
+from hub.store.database import Database
 from hub.store.report_ledger import NoSuchRequestError, NotDecidableError
 from hub.store.report_versions import VersionRow, VersionState
 from hub.store.results import get_request
@@ -131,9 +132,9 @@ def said(document: Document) -> dict[str, Any]:
 # --- the bench ---------------------------------------------------------------------------------
 
 
-def make_corrections_bench(tmp_path: Path) -> Bench:
+def make_corrections_bench(tmp_path: Path, database: Database | None = None) -> Bench:
     """A pipeline with an archive and an EHR, whose encoders say what they were given."""
-    made = make_bench(tmp_path)
+    made = make_bench(tmp_path, database)
     pipeline = made.pipeline
     known = pipeline.registry.destinations
     destinations = {name: replace(known[name], documents=KINDS[name]) for name in known}
@@ -480,6 +481,14 @@ def test_a_version_has_the_card_as_it_is_registered_now(bench: Bench) -> None:
 
 def test_a_version_is_about_the_patient_as_he_is_now(bench: Bench) -> None:
     request_id = answered(bench)
+    merge(bench)
+    decide(bench, request_id, ReportCause.RETRACTED)
+    bench.finish()
+    assert last(bench, "ehr", DocumentKind.FHIR)["patient"] == "SURVIVOR"
+
+
+def merge(bench: Bench) -> None:
+    """The patient of the first answer into another one."""
     old = bench.adapter.asked[0].study.patient
     change = PatientChange(
         "1",
@@ -492,9 +501,22 @@ def test_a_version_is_about_the_patient_as_he_is_now(bench: Bench) -> None:
     )
     with bench.pipeline.database.write() as connection:
         patients.record_change(connection, bench.pipeline.journal, change)
-    decide(bench, request_id, ReportCause.RETRACTED)
+
+
+def test_a_verified_report_of_a_merged_patient_refers_to_nothing_of_the_old_one(
+    bench: Bench,
+) -> None:
+    """Objects of the first version are, as far as their bytes say, another patient's."""
+    request_id = answered(bench)
+    decide(bench, request_id, ReportCause.ACCEPTED)
     bench.finish()
-    assert last(bench, "ehr", DocumentKind.FHIR)["patient"] == "SURVIVOR"
+    assert "seg" in last(bench, "pacs", DocumentKind.SR)["related"]
+    merge(bench)
+    decide(bench, request_id, ReportCause.ACCEPTED, person=replace(ANNA, name="Other^Person"))
+    bench.finish()
+    again = last(bench, "pacs", DocumentKind.SR)
+    assert (again["patient"], again["cause"], again["version"]) == ("SURVIVOR", "accepted", 3)
+    assert "seg" not in again["related"]
 
 
 # --- late images ---------------------------------------------------------------------------------

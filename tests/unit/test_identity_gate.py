@@ -288,6 +288,26 @@ def test_a_patient_who_is_merged_before_delivery_gets_another_report(
     assert bench.column(alerts.c.kind) == []
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["before the study", "before delivery"])
+def test_a_patient_who_is_renamed_gets_one_report(bench: Bench, *, before: bool) -> None:
+    """ADT^A08: the ID stays, so nothing but the time tells which documents have the old name."""
+    renamed = replace(ANNA, patient_name="NOW^ANNA")
+    if before:
+        tell(bench, ANNA, renamed)
+    receive(bench)
+    bench.pipeline.complete_due_studies()
+    bench.run()
+    bench.run()
+    if not before:
+        bench.clock.advance(1)
+        tell(bench, ANNA, renamed)
+        bench.clock.advance(1)
+    bench.finish()
+    causes = ["model"] if before else ["model", "patient-changed"]
+    assert bench.column(report_versions.c.cause) == causes
+    assert [len(bench.destinations[name].delivered) for name in ("pacs", "ehr")] == [1, 1]
+
+
 @GATES
 def test_a_document_of_another_patient_under_this_ones_name(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, *, gate: bool

@@ -14,6 +14,7 @@ from hub.domain.process import ProcessIdentity
 from hub.errors import RejectedError
 from hub.formats.ct_phantom import chest_phantom
 from hub.ports import (
+    CommitmentReport,
     CommitmentRequest,
     EndOfTransfer,
     Expectation,
@@ -27,6 +28,7 @@ from hub.store.log_reader import Portion
 from hub.store.schema import (
     association_studies,
     associations,
+    commitment_reports,
     expectations,
     procedure_steps,
     segments,
@@ -189,3 +191,13 @@ def test_what_was_said_of_studies_long_ago_is_forgotten(site: Site) -> None:
     assert column(expectations.c.study_instance_uid) == ["1.2.3"]
     assert column(procedure_steps.c.study_instance_uid) == ["1.2.3"]
     assert sorted(column(storage_commitments.c.transaction_uid)) == ["1.2.2.3", "1.2.3.3"]
+
+
+def test_reports_of_archives_that_nobody_waits_for_are_forgotten(site: Site) -> None:
+    clock, database = site.bench.clock, site.bench.pipeline.database
+    knowledge = StoreKnowledge(database, site.bench.store.objects, clock)
+    knowledge.commitment_answered(CommitmentReport("1.2.1", ("1.2.1.1",)))
+    clock.advance(7200)
+    knowledge.commitment_answered(CommitmentReport("1.2.2", ("1.2.2.1",)))
+    site.housekeeper().turn()
+    assert site.bench.column(commitment_reports.c.transaction_uid) == ["1.2.2"]
