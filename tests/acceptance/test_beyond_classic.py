@@ -28,7 +28,7 @@ ROUTES = [
     {
         "name": "reports",
         "when": "true",
-        "series": "series.concept_name_code == '126000' && series.completion_flag == 'COMPLETE'",
+        "series": "series.concept_name_code == 'ai-result' && series.completion_flag == 'COMPLETE'",
         "model": LUNG,
     },
     {
