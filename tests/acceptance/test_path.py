@@ -181,7 +181,7 @@ def test_structured_reports_are_readable_by_others_and_refer_to_images_of_the_st
         report = delivered.results(study)[SR]
         file = tmp_path / f"{study.study_instance_uid}.dcm"
         report.save_as(file)
-        assert "Imaging Measurement Report" in dcmtk.dsrdump(file)
+        assert "AI result" in dcmtk.dsrdump(file)
         images = {str(header.SOPInstanceUID) for header in study.headers}
         evidence = report.CurrentRequestedProcedureEvidenceSequence
         referenced = {

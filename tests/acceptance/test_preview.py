@@ -36,7 +36,7 @@ def test_text_is_printed(hub: RunningHub) -> None:
     message = preview(hub, "oru")
     assert message.startswith("MSH|")
     assert "\nOBX|" in message
-    assert "Imaging Measurement Report" in preview(hub, "sr")
+    assert "AI result" in preview(hub, "sr")
 
 
 @pytest.mark.parametrize(("kind", "begins"), [("pdf", b"%PDF"), ("sr", b""), ("key_image", b"")])
