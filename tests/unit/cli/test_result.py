@@ -46,7 +46,7 @@ def test_what_cannot_be_decided_is_told_in_one_line(seeded: Caidx) -> None:
     seeded("result", "retract", "0" * 32, "--by", "Anna", "--reason", "x", status=1)
     assert "there is no request" in seeded.err
     seeded("result", "assess", REQUEST, "--by", "Anna", "--accept", status=1)
-    assert "no answer to decide on" in seeded.err
+    assert "kept no record" in seeded.err
 
 
 def test_changes_are_read_from_a_file_and_mistakes_told_without_values(seeded: Caidx) -> None:
