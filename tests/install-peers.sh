@@ -11,7 +11,7 @@ need() { # package, then a command or file that it brings
 
 need orthanc /usr/sbin/Orthanc
 need orthanc-dicomweb /usr/share/orthanc/plugins/libOrthancDicomWeb.so
-need dcmtk storescu
+need dcmtk dcmdump
 need dicom3tools dciodvfy
 need poppler-utils pdftotext
 need chromium chromium
