@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
-from hub.domain.critical import CriticalRule, marked
+from hub.critical_alerts import rules_of
+from hub.domain.critical import marked
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import PatientIdentity
 from hub.domain.inference import (
@@ -264,7 +265,9 @@ class Corrections:
         card = self._registered(work.request.model) or record.card
         result = record.result
         if any(row.changes is not None for row in work.versions):
-            result = replace(result, findings=marked(findings, self._rules(work.request, card)))
+            result = replace(
+                result, findings=marked(findings, rules_of(self.routes, work.request.route, card))
+            )
         return _Answer(record.request, result, card)
 
     def _failure(self, work: _Work) -> _Answer:
@@ -314,12 +317,6 @@ class Corrections:
         if running is None or running.package.key != key:
             return None
         return running.package.card
-
-    def _rules(self, row: RequestRow, card: ModelCard) -> tuple[CriticalRule, ...]:
-        route = next((route for route in self.routes if route.name == row.route), None)
-        if route is None or route.critical is None:
-            return card.output.critical
-        return route.critical
 
     # --- making ----------------------------------------------------------------------------
 

@@ -35,51 +35,36 @@ def job_queue(hub: Hub) -> Iterator[JobQueue]:
 @contextmanager
 def delivery_ledger(hub: Hub) -> Iterator[DeliveryLedger]:
     """Deliveries, changed in the name of this user."""
-    jobs = JobQueue(hub.database.url)
-    try:
+    with job_queue(hub) as jobs:
         yield DeliveryLedger(hub.database, jobs, hub.journal(actor()))
-    finally:
-        jobs.close()
 
 
 @contextmanager
 def request_ledger(hub: Hub) -> Iterator[RequestLedger]:
     """Requests, changed in the name of this user."""
-    jobs = JobQueue(hub.database.url)
-    try:
+    with job_queue(hub) as jobs:
         yield RequestLedger(hub.database, jobs, hub.journal(actor()), RetryPolicy())
-    finally:
-        jobs.close()
 
 
 @contextmanager
 def report_ledger(hub: Hub) -> Iterator[ReportLedger]:
     """Reports, decided on in the name of this user."""
-    jobs = JobQueue(hub.database.url)
-    try:
+    with job_queue(hub) as jobs:
         yield ReportLedger(hub.database, jobs, hub.journal(actor()))
-    finally:
-        jobs.close()
 
 
 @contextmanager
 def quarantine(hub: Hub) -> Iterator[Quarantine]:
     """What is in quarantine, decided on in the name of this user."""
-    jobs = JobQueue(hub.database.url)
-    try:
+    with job_queue(hub) as jobs:
         yield Quarantine(hub.database, hub.documents, jobs, hub.journal(actor()))
-    finally:
-        jobs.close()
 
 
 @contextmanager
 def rerouting(hub: Hub) -> Iterator[Rerouting]:
     """Applies the routes again, in the name of this user."""
-    jobs = JobQueue(hub.database.url)
-    try:
+    with job_queue(hub) as jobs:
         yield Rerouting(hub.database, jobs, hub.journal(actor()))
-    finally:
-        jobs.close()
 
 
 def study_keeper(hub: Hub) -> StudyKeeper:

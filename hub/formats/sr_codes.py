@@ -90,7 +90,6 @@ KEY_IMAGES = _dcm("121180", "Key Images")
 # TID 2010
 KEY_OBJECT_DESCRIPTION = _dcm("113012", "Key Object Description")
 OF_INTEREST = _dcm("113000", "Of Interest")
-REJECTED_FOR_QUALITY_REASONS = _dcm("113001", "Rejected for Quality Reasons")
 REJECTED_FOR_PATIENT_SAFETY_REASONS = _dcm("113037", "Rejected for Patient Safety Reasons")
 
 # The hub's own

@@ -30,10 +30,11 @@ def upgrade() -> None:
     op.create_index(
         "ix_deliveries_line", "deliveries", ["study_instance_uid", "destination", "state"]
     )
-    _tables()
+    _report_versions()
+    _patients_and_alerts()
 
 
-def _tables() -> None:
+def _report_versions() -> None:
     op.create_table(
         "report_versions",
         sa.Column("request_id", sa.String(32), nullable=False),
@@ -53,6 +54,9 @@ def _tables() -> None:
         sa.PrimaryKeyConstraint("request_id", "version", name="pk_report_versions"),
     )
     op.create_index("ix_report_versions_state", "report_versions", ["state"])
+
+
+def _patients_and_alerts() -> None:
     op.create_table(
         "patient_changes",
         sa.Column("change_id", sa.String(64), nullable=False),
