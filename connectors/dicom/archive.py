@@ -29,7 +29,7 @@ from connectors.dicom.storage_proposals import (
     proposals_for,
     without_first,
 )
-from connectors.dicom.tls import must_be_usable
+from connectors.tls import must_be_usable
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.formats.archive_answers import (
     SERIES_KEYS,

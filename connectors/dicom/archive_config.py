@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from connectors.dicom.config import AeTitle, PduLength, Port, Seconds, TlsClientConfig
+from connectors.dicom.config import AeTitle, PduLength, Port, Seconds
+from connectors.tls_config import TlsClientConfig
 
 
 class DicomArchiveConfig(BaseModel):

@@ -14,10 +14,10 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 
-from connectors.dicom.config import TlsClientConfig
 from connectors.dicom.network import AT_ONCE, application_entity
 from connectors.dicom.reactor_pause import mend_pauses
-from connectors.dicom.tls import client_context
+from connectors.tls import client_context
+from connectors.tls_config import TlsClientConfig
 from hub.errors import CaidxError, ConfigError, RejectedError, TransientError
 
 _PERMANENT_BY_USER = (1, 1)

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from connectors.dicom.config import TlsClientConfig
 from connectors.dicom.requester import Peer, association, status_in
 from connectors.dicom.status import Verdict, verdict_of
-from connectors.dicom.tls import must_be_usable
+from connectors.tls import must_be_usable
+from connectors.tls_config import TlsClientConfig
 from hub.errors import RejectedError
 from hub.formats.dicom_header import scan_header, split_part10
 from hub.ports import SendTls, SentAs, SentFile

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, IPvAnyNetwork, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 
+from connectors.tls_config import TlsClientConfig, TlsServerConfig
 from hub.domain.delivery import DocumentKind
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -18,44 +19,6 @@ with ``^`` between them (HD, 2.A.36)."""
 MessageType = Annotated[str, Field(pattern=r"^[A-Z]{3}\^[A-Z0-9]{3}$")]
 
 _KIB, _MIB = 1 << 10, 1 << 20
-
-
-class Hl7v2ServerTls(BaseModel):
-    """TLS where others connect to us."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    certificate: FilePath
-    """PEM file: our certificate, then its chain."""
-    private_key: FilePath
-    """PEM file: the certificate's private key."""
-    private_key_password: SecretStr | None = None
-    """Of an encrypted private key; write `env:NAME` or `file:/path`."""
-    client_certificates: Literal["none", "optional", "required"] = "required"
-    """Whether senders have to show a certificate that is trusted."""
-    trusted: FilePath | None = None
-    """PEM file: the authorities that sign the senders' certificates."""
-    minimum: Literal["1.2", "1.3"] = "1.2"
-    """The oldest version of TLS."""
-
-
-class Hl7v2ClientTls(BaseModel):
-    """TLS where we connect to others."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    trusted: FilePath | None = None
-    """PEM file: the authorities to trust instead of the system's."""
-    verify_host: bool = True
-    """Whether the receiver's certificate has to name its host."""
-    certificate: FilePath | None = None
-    """PEM file: our certificate, then its chain, for receivers that want one."""
-    private_key: FilePath | None = None
-    """PEM file: the certificate's private key; without it, it stands in the certificate's file."""
-    private_key_password: SecretStr | None = None
-    """Of an encrypted private key; write `env:NAME` or `file:/path`."""
-    minimum: Literal["1.2", "1.3"] = "1.2"
-    """The oldest version of TLS."""
 
 
 class Hl7v2SourceConfig(BaseModel):
@@ -101,7 +64,7 @@ class Hl7v2SourceConfig(BaseModel):
     """Seconds that one message may take to arrive, its answer to leave, and TLS to begin."""
     stop_grace: Seconds = 5.0
     """Seconds that messages which are being taken get to end when the hub stops."""
-    tls: Hl7v2ServerTls | None = None
+    tls: TlsServerConfig | None = None
     """Speak TLS only, on this port."""
 
     @property
@@ -142,7 +105,7 @@ class Hl7v2DestinationConfig(BaseModel):
     """Seconds to wait for the acknowledgement."""
     keep_open: float = Field(default=300.0, ge=0, le=86400)
     """Seconds that a connection is kept for the next message; 0: each gets its own."""
-    tls: Hl7v2ClientTls | None = None
+    tls: TlsClientConfig | None = None
     """Connect by TLS."""
 
 

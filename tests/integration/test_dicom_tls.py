@@ -21,13 +21,12 @@ from connectors.dicom.archive_config import DicomArchiveConfig
 from connectors.dicom.config import (
     DicomDestinationConfig,
     DicomSourceConfig,
-    TlsClientConfig,
-    TlsServerConfig,
 )
 from connectors.dicom.destination import DicomDestination, build_destination
 from connectors.dicom.sender import send_files
 from connectors.dicom.source import DicomSource
-from connectors.dicom.tls import client_context, server_context
+from connectors.tls import client_context, server_context
+from connectors.tls_config import TlsClientConfig, TlsServerConfig
 from hub.cli.app import run
 from hub.errors import ConfigError, TransientError
 from hub.formats.dicom_header import split_part10

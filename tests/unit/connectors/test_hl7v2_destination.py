@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from connectors.hl7v2 import CONNECTOR
-from connectors.hl7v2.config import Hl7v2ClientTls, Hl7v2DestinationConfig
+from connectors.hl7v2.config import Hl7v2DestinationConfig
 from connectors.hl7v2.destination import Hl7v2Destination
+from connectors.tls_config import TlsClientConfig
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import PatientIdentity
 from hub.errors import ConfigError, RejectedError, TransientError
@@ -268,7 +269,7 @@ def server_tls(authority: Authority, *, asks: bool = False) -> ssl.SSLContext:
 
 def test_results_go_by_tls_with_our_certificate(authority: Authority) -> None:
     own = authority.issue("hub")
-    tls = Hl7v2ClientTls(
+    tls = TlsClientConfig(
         trusted=authority.certificate, certificate=own.certificate, private_key=own.private_key
     )
     with (
@@ -283,7 +284,7 @@ def test_results_go_by_tls_with_our_certificate(authority: Authority) -> None:
 
 def test_nothing_is_sent_to_whom_tls_does_not_trust(authority: Authority, tmp_path: Path) -> None:
     stranger = Authority(tmp_path, "stranger")
-    tls = Hl7v2ClientTls(trusted=stranger.certificate)
+    tls = TlsClientConfig(trusted=stranger.certificate)
     with (
         listening(tls=server_tls(authority)) as listener,
         to(listener, tls=tls) as destination,
@@ -294,7 +295,7 @@ def test_nothing_is_sent_to_whom_tls_does_not_trust(authority: Authority, tmp_pa
 
 
 def test_a_receiver_that_wants_a_certificate_gets_none(authority: Authority) -> None:
-    tls = Hl7v2ClientTls(trusted=authority.certificate)
+    tls = TlsClientConfig(trusted=authority.certificate)
     with (
         listening(tls=server_tls(authority, asks=True)) as listener,
         to(listener, tls=tls) as destination,
@@ -308,7 +309,7 @@ def test_files_of_tls_that_cannot_be_used_are_a_mistake_of_configuration(tmp_pat
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("no certificate")
     for fields in ({"trusted": nonsense}, {"certificate": nonsense}):
-        config = Hl7v2DestinationConfig(host="localhost", tls=Hl7v2ClientTls(**fields))
+        config = Hl7v2DestinationConfig(host="localhost", tls=TlsClientConfig(**fields))
         assert CONNECTOR.build_destination is not None
         with pytest.raises(ConfigError):
             CONNECTOR.build_destination(config, CONTEXT)

@@ -21,9 +21,10 @@ from hl7.client import MLLPClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from connectors.hl7v2.config import Hl7v2ServerTls, Hl7v2SourceConfig
+from connectors.hl7v2.config import Hl7v2SourceConfig
 from connectors.hl7v2.mllp import BlockReader, BlockTooLongError, block
 from connectors.hl7v2.source import Hl7v2Source
+from connectors.tls_config import TlsServerConfig
 from hub.domain.patient import PatientChange, PatientChangeKind
 from hub.errors import ConfigError, RejectedError, TransientError
 from hub.ports import HealthState, SourceContext
@@ -396,7 +397,7 @@ def test_a_port_in_use_is_tried_again_and_an_address_that_is_not_ours_never() ->
 def test_senders_show_a_certificate(tmp_path: Path) -> None:
     authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
     own = authority.issue("hub")
-    tls = Hl7v2ServerTls(
+    tls = TlsServerConfig(
         certificate=own.certificate, private_key=own.private_key, trusted=authority.certificate
     )
     with feed(tls=tls, host="0.0.0.0") as adt_feed:

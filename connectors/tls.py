@@ -1,5 +1,5 @@
-"""TLS for MLLP by BCP 195 (RFC 8996, RFC 9325): versions 1.2 and 1.3, forward secrecy and
-authenticated encryption only."""
+"""TLS by BCP 195 (RFC 8996, RFC 9325; DICOM: PS3.15 B.12 and B.13): versions 1.2 and 1.3,
+forward secrecy and authenticated encryption only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from connectors.hl7v2.config import Hl7v2ClientTls, Hl7v2ServerTls
+from connectors.tls_config import TlsClientConfig, TlsServerConfig
 from hub.errors import ConfigError, ConfigProblem
 
-_TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_TLS_1_2_CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+    "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+    "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+"""RFC 9325 4.2, and ChaCha20 from RFC 7905; those of TLS 1.3 are all good."""
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _CLIENT_CERTIFICATES = {
     "none": ssl.CERT_NONE,
@@ -20,8 +25,8 @@ _CLIENT_CERTIFICATES = {
 }
 
 
-def server_context(config: Hl7v2ServerTls, field: str) -> ssl.SSLContext:
-    """For the listener.
+def server_context(config: TlsServerConfig, field: str) -> ssl.SSLContext:
+    """For whoever listens.
 
     Args:
         config: see there.
@@ -32,18 +37,18 @@ def server_context(config: Hl7v2ServerTls, field: str) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context, config.minimum)
+    context.verify_mode = _CLIENT_CERTIFICATES[config.client_certificates]
     if config.client_certificates != "none" and config.trusted is None:
         raise _problem(f"{field}.trusted", "is needed to check client certificates")
-    context.verify_mode = _CLIENT_CERTIFICATES[config.client_certificates]
-    password = config.private_key_password
-    _load_identity(context, config.certificate, config.private_key, password, field)
-    if config.trusted is not None:
-        _load_trusted(context, config.trusted, field)
+    _load_identity(
+        context, config.certificate, config.private_key, config.private_key_password, field
+    )
+    _load_trusted(context, config.trusted, field)
     return context
 
 
-def client_context(config: Hl7v2ClientTls, field: str) -> ssl.SSLContext:
-    """For the destination; arguments and errors as of ``server_context``."""
+def client_context(config: TlsClientConfig, field: str = "tls") -> ssl.SSLContext:
+    """For whoever connects; arguments and errors as of ``server_context``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context, config.minimum)
     context.check_hostname = config.verify_host
@@ -52,9 +57,15 @@ def client_context(config: Hl7v2ClientTls, field: str) -> ssl.SSLContext:
         _load_identity(context, config.certificate, key, config.private_key_password, field)
     if config.trusted is None:
         context.load_default_certs()
-    else:
-        _load_trusted(context, config.trusted, field)
+    _load_trusted(context, config.trusted, field)
     return context
+
+
+def must_be_usable(config: TlsClientConfig | None, field: str = "tls") -> None:
+    """Find mistakes before the first association; arguments and errors as of
+    ``server_context``."""
+    if config is not None:
+        client_context(config, field)
 
 
 def _harden(context: ssl.SSLContext, minimum: str) -> None:
@@ -75,7 +86,9 @@ def _load_identity(
         raise _problem(f"{field}.certificate", f"cannot be used: {_reason(error)}") from error
 
 
-def _load_trusted(context: ssl.SSLContext, trusted: Path, field: str) -> None:
+def _load_trusted(context: ssl.SSLContext, trusted: Path | None, field: str) -> None:
+    if trusted is None:
+        return
     try:
         context.load_verify_locations(trusted)
     except (OSError, ValueError) as error:
