@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from hub.domain.identity import PatientIdentity, derived_uuid
 from hub.domain.inference import ImagingInput, InputRole
-from hub.domain.model_card import ModelCard, PriorsInput
+from hub.domain.model_card import ModelCard
+from hub.domain.model_input import PriorsInput
 from hub.domain.priors import (
     Candidate,
     candidate_of,

@@ -34,20 +34,10 @@ from hub.domain.inference import (
     Outcome,
     Priority,
 )
-from hub.domain.model_card import (
-    Artefact,
-    Claim,
-    ImageInput,
-    IntendedUse,
-    ModelCard,
-    OnnxRuntime,
-    OutputSpec,
-    Procedure,
-    Regulation,
-    ScalarFinding,
-    TensorBinding,
-    Vendor,
-)
+from hub.domain.model_card import Claim, IntendedUse, ModelCard, Procedure, Regulation, Vendor
+from hub.domain.model_input import ImageInput
+from hub.domain.model_output import OutputSpec, ScalarFinding
+from hub.domain.model_runtime import Artefact, OnnxRuntime, TensorBinding
 from hub.domain.study import (
     Completeness,
     EvidenceKind,

@@ -29,7 +29,6 @@ from connectors.dicom.storage_proposals import (
     proposals_for,
     without_first,
 )
-from connectors.tls import must_be_usable
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.formats.archive_answers import (
     SERIES_KEYS,
@@ -39,6 +38,7 @@ from hub.formats.archive_answers import (
     remote_study,
 )
 from hub.ports import ArchiveContext, RemoteSeries, RemoteStudy, StudyQuery
+from hub.transport.tls import must_be_usable
 
 _SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
 _AVAILABLE_TRANSFER_SYNTAX_UID = 0x00083002

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.dicom.config import AeTitle, PduLength, Port, Seconds
-from connectors.tls_config import TlsClientConfig
+from hub.transport.tls_config import TlsClientConfig
 
 
 class DicomArchiveConfig(BaseModel):

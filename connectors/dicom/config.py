@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 
-from connectors.tls_config import TlsClientConfig, TlsServerConfig
 from hub.domain.delivery import DocumentKind
+from hub.transport.tls_config import TlsClientConfig, TlsServerConfig
 
 AeTitle = Annotated[
     str, Field(min_length=1, max_length=16, pattern=r"^[!-\[\]-~](?:[ -\[\]-~]*[!-\[\]-~])?$")

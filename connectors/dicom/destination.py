@@ -23,12 +23,12 @@ from connectors.dicom.requester import Peer, accepted, association, status_in
 from connectors.dicom.status import SUCCESS, Verdict, verdict_of
 from connectors.dicom.store_request import store
 from connectors.dicom.transcoding import proposals, transcoded
-from connectors.tls import must_be_usable
 from hub.domain.delivery import Document, Receipt
 from hub.errors import RejectedError, TransientError
 from hub.formats.dicom_document import checked_header
 from hub.formats.dicom_header import HeaderScan, split_part10
 from hub.ports import DestinationContext
+from hub.transport.tls import must_be_usable
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from pynetdicom import evt
 
 from connectors.dicom.network import AT_ONCE, application_entity
 from connectors.dicom.reactor_pause import mend_pauses
-from connectors.tls import client_context
-from connectors.tls_config import TlsClientConfig
 from hub.errors import CaidxError, ConfigError, RejectedError, TransientError
+from hub.transport.tls import client_context
+from hub.transport.tls_config import TlsClientConfig
 
 _PERMANENT_BY_USER = (1, 1)
 """Result and Source: rejected-permanent, DICOM UL service-user."""

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 
 from connectors.dicom.requester import Peer, association, status_in
 from connectors.dicom.status import Verdict, verdict_of
-from connectors.tls import must_be_usable
-from connectors.tls_config import TlsClientConfig
 from hub.errors import RejectedError
 from hub.formats.dicom_header import scan_header, split_part10
 from hub.ports import SendTls, SentAs, SentFile
+from hub.transport.tls import must_be_usable
+from hub.transport.tls_config import TlsClientConfig
 
 _MAXIMUM_CONTEXTS = 128
 """Presentation context IDs are the odd numbers from 1 to 255 (PS3.8 9.3.2.2)."""

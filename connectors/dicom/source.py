@@ -160,7 +160,7 @@ class DicomSource:
         if self._config.tls is None:
             return None
         # Loaded only here: the receiver starts sooner without it.
-        build = at_first_call("connectors.tls:server_context")
+        build = at_first_call("hub.transport.tls:server_context")
         context: ssl.SSLContext = build(self._config.tls, f"sources.{self._context.name}.tls")
         return context
 

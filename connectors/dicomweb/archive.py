@@ -19,7 +19,6 @@ from connectors.dicomweb.http import Problem
 from connectors.dicomweb.multipart import MultipartReader
 from connectors.dicomweb.negotiation import MediaType, media_type_of
 from connectors.dicomweb.retrieval import RetrievedParts, Transfer
-from connectors.http_peer import client
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.formats.archive_answers import (
     NUMBER_OF_STUDY_RELATED_INSTANCES,
@@ -32,6 +31,7 @@ from hub.formats.archive_answers import (
 )
 from hub.formats.http_answers import is_passing
 from hub.ports import ArchiveContext, RemoteSeries, RemoteStudy, StudyQuery
+from hub.transport.http_peer import client
 
 _DICOM_JSON = "application/dicom+json"
 _ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from connectors.http_config import HttpPeerConfig
+from hub.transport.http_config import HttpPeerConfig
 
 
 class DicomWebArchiveConfig(HttpPeerConfig):

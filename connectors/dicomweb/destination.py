@@ -12,13 +12,13 @@ from connectors.dicomweb.archive_answers import text_of
 from connectors.dicomweb.destination_config import DicomWebDestinationConfig
 from connectors.dicomweb.multipart import MultipartWriter
 from connectors.dicomweb.store_result import is_stored
-from connectors.http_peer import HttpAnswer, HttpPeer
 from hub.domain.delivery import Document, Receipt
 from hub.errors import RejectedError, TransientError
 from hub.formats.dicom_document import checked_header
 from hub.formats.dicom_header import HeaderScan
 from hub.formats.http_answers import is_passing, is_taken
 from hub.ports import DestinationContext
+from hub.transport.http_peer import HttpAnswer, HttpPeer
 
 _DICOM = "application/dicom"
 _DICOM_JSON = "application/dicom+json"

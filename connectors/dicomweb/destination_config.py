@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from connectors.http_config import HttpPeerConfig
 from hub.domain.delivery import DocumentKind
+from hub.transport.http_config import HttpPeerConfig
 
 
 class DicomWebDestinationConfig(HttpPeerConfig):

@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from connectors.http_config import HttpPeerConfig
 from hub.domain.delivery import DocumentKind
+from hub.transport.http_config import HttpPeerConfig
 
 
 class SmartConfig(BaseModel):

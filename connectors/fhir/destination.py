@@ -20,11 +20,11 @@ from connectors.fhir.report_guard import (
 )
 from connectors.fhir.smart import BackendServices
 from connectors.fhir.status import CONFLICTS, error_of, matches_several
-from connectors.http_peer import HttpAnswer, HttpPeer
 from hub.domain.delivery import Document, Receipt
 from hub.errors import RejectedError, TransientError
 from hub.formats.http_answers import is_taken
 from hub.ports import DestinationContext
+from hub.transport.http_peer import HttpAnswer, HttpPeer
 
 FHIR_JSON = "application/fhir+json"
 

@@ -21,10 +21,10 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, RSAKey
 
 from connectors.fhir.config import SmartConfig
-from connectors.http_peer import HttpAnswer, HttpPeer
 from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError
 from hub.formats.http_answers import is_passing, is_taken
 from hub.ports import Clock
+from hub.transport.http_peer import HttpAnswer, HttpPeer
 
 _ASSERTION_LIFETIME = timedelta(minutes=4)
 """At most five minutes; servers whose clock is behind get the rest."""

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
 
-from connectors.tls_config import TlsClientConfig, TlsServerConfig
 from hub.domain.delivery import DocumentKind
+from hub.transport.tls_config import TlsClientConfig, TlsServerConfig
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]

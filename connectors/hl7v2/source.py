@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import ssl  # loaded only where TLS is configured
 
 _CANNOT_EVER_LISTEN = frozenset({errno.EACCES, errno.EADDRNOTAVAIL})
-_server_context = at_first_call("connectors.tls:server_context")
+_server_context = at_first_call("hub.transport.tls:server_context")
 
 
 class Hl7v2Source:

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from connectors.http_config import HttpPeerConfig
 from hub.domain.delivery import DocumentKind
+from hub.transport.http_config import HttpPeerConfig
 
 KINDS = (
     DocumentKind.NOTICE,

@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from connectors.http_peer import HttpPeer
 from connectors.webhook.config import WebhookDestinationConfig
-from connectors.webhook.signature import key_of, signed_headers
 from hub.domain.delivery import Document, Receipt
 from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError
 from hub.formats.http_answers import is_passing, is_taken
 from hub.ports import DestinationContext
+from hub.transport.http_peer import HttpPeer
+from hub.transport.webhook_signature import key_of, signed_headers
 
 
 class WebhookDestination:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from itertools import pairwise
 
-from hub.domain.model_card import IntendedUse, ModelCard, VolumeInput
+from hub.domain.model_card import IntendedUse, ModelCard
+from hub.domain.model_input import VolumeInput
 from hub.domain.study import Instance, Series, Study
 
 _AGE = re.compile(r"(\d{3})([DWMY])")

@@ -12,7 +12,7 @@ from datetime import date
 
 from hub.domain.identity import PatientIdentity
 from hub.domain.inference import InferenceRequest, InputRole
-from hub.domain.model_card import PriorsInput
+from hub.domain.model_input import PriorsInput
 from hub.domain.study import Series, Study
 
 

@@ -15,7 +15,8 @@ from hub.domain.coding import Code
 from hub.domain.finding import Finding
 from hub.domain.identity import derived_uid
 from hub.domain.inference import InferenceRequest
-from hub.domain.model_card import ClassFinding, FindingSpec, ModelCard
+from hub.domain.model_card import ModelCard
+from hub.domain.model_output import ClassFinding, FindingSpec
 from hub.formats.fhir_resources import lasting_uuid
 
 MEASUREMENT_GROUP = Code("125007", "DCM", "Measurement Group")

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from hub.domain.coding import Code
 from hub.domain.finding import Finding, Presence
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
-from hub.domain.model_card import FindingSpec, ModelCard
+from hub.domain.model_card import ModelCard
+from hub.domain.model_output import FindingSpec
 from hub.domain.report import ReportCause
 from hub.errors import RejectedError
 from hub.formats.encoding import EncodingContext

@@ -35,7 +35,8 @@ from hub.domain.delivery import DICOM_KINDS, Document, DocumentKind
 from hub.domain.finding import Finding, Presence
 from hub.domain.identity import derived_uuid
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
-from hub.domain.model_card import FindingSpec, ModelCard
+from hub.domain.model_card import ModelCard
+from hub.domain.model_output import FindingSpec
 from hub.errors import RejectedError
 from hub.formats.encoding import (
     OUTCOME_CODES,

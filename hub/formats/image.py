@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.domain.finding import FramePlace
-from hub.domain.model_card import ImageInput
+from hub.domain.model_input import ImageInput
 from hub.errors import RejectedError, UnsuitableError
 from hub.formats.colour import decode_rgb, luminance
 from hub.formats.element_scan import Elements

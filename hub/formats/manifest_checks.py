@@ -9,14 +9,9 @@ from datetime import date
 from pathlib import PurePosixPath
 
 from hub.domain.coding import Code
-from hub.domain.model_card import (
-    Artefact,
-    ImageInput,
-    ModelCard,
-    TensorBinding,
-    VolumeInput,
-    WaveformInput,
-)
+from hub.domain.model_card import ModelCard
+from hub.domain.model_input import ImageInput, VolumeInput, WaveformInput
+from hub.domain.model_runtime import Artefact, TensorBinding
 from hub.domain.model_steps import (
     Clip,
     CropOrPad,

@@ -5,21 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hub.domain.model_card import (
+from hub.domain.model_card import ModelCard
+from hub.domain.model_input import ImageInput, VolumeInput, WaveformInput
+from hub.domain.model_output import (
     ClassFinding,
     DetectionsFinding,
     FindingSpec,
-    ImageInput,
     LocationSpec,
     MapSpec,
-    ModelCard,
     PresenceFinding,
     ProbabilitiesSpec,
     RegionSpec,
     ScalarFinding,
     SegmentSpec,
-    VolumeInput,
-    WaveformInput,
 )
 from hub.domain.model_steps import EcgIntervals, SelectLead
 

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hub.domain.inference import ModelKey
-from hub.domain.model_card import Artefact, ModelCard
+from hub.domain.model_card import ModelCard
+from hub.domain.model_runtime import Artefact
 from hub.errors import ConfigError, ConfigProblem
 from hub.formats.manifest_checks import card_faults
 from hub.formats.yaml_document import YamlDocument, read_yaml, validate

@@ -8,7 +8,8 @@ from xml.sax.saxutils import escape
 
 from hub.domain.coding import Code
 from hub.domain.finding import Finding, Presence
-from hub.domain.model_card import DetectionsFinding, ModelCard, ScalarFinding
+from hub.domain.model_card import ModelCard
+from hub.domain.model_output import DetectionsFinding, ScalarFinding
 
 PRESENCE_WORDS = {
     Presence.PRESENT: "PRESENT",

@@ -7,7 +7,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from hub.domain.model_card import Artefact
+from hub.domain.model_runtime import Artefact
 from hub.errors import ConfigError, ConfigProblem
 from hub.formats.model_manifest import load_package
 from hub.ports import ModelPackage

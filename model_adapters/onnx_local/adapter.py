@@ -14,7 +14,9 @@ from hub.domain.inference import (
     Unsuitable,
 )
 from hub.domain.intended_use import slice_depth
-from hub.domain.model_card import ModelCard, OutputSpec, VolumeInput
+from hub.domain.model_card import ModelCard
+from hub.domain.model_input import VolumeInput
+from hub.domain.model_output import OutputSpec
 from hub.domain.study import Instance, Location, Series
 from hub.errors import TransientError, UnsuitableError
 from hub.formats.image_header import MAXIMUM_VOXELS, PLAIN_SYNTAXES

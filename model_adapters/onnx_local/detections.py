@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hub.domain.coding import Code
 from hub.domain.finding import Finding, ImageLocation, Presence
-from hub.domain.model_card import DetectionsFinding
+from hub.domain.model_output import DetectionsFinding
 from hub.errors import RejectedError
 from model_adapters.onnx_local.source_grid import SourceGrid
 from model_adapters.onnx_local.values import Subject, Values, presence_at, probability, sentence

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_faults
 
-from hub.domain.model_card import (
-    Artefact,
+from hub.domain.model_card import ModelCard
+from hub.domain.model_output import (
     DetectionsFinding,
     FindingSpec,
     MapSpec,
-    ModelCard,
     ProbabilitiesSpec,
     RegionSpec,
-    TensorBinding,
 )
+from hub.domain.model_runtime import Artefact, TensorBinding
 from hub.domain.model_steps import EcgIntervals
 from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError, UnsuitableError
 from hub.formats.recording import Waveform

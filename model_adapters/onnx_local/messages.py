@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hub.domain.finding import Finding, FramePlace, Segment
 from hub.domain.inference import ModelKey, Outcome, Timing
-from hub.domain.model_card import OutputSpec
+from hub.domain.model_output import OutputSpec
 from hub.domain.study import Location
 from hub.errors import ConfigError, ConfigProblem, UnsuitableError
 from hub.ports import ModelPackage

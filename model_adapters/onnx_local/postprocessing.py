@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from hub.domain.finding import Finding, ImageLocation, Presence
 from hub.domain.inference import Outcome
-from hub.domain.model_card import (
+from hub.domain.model_card import ModelCard
+from hub.domain.model_output import (
     ClassFinding,
     DetectionsFinding,
     FindingSpec,
     LocationSpec,
-    ModelCard,
     PresenceFinding,
     ScalarFinding,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.domain.finding import Segment
-from hub.domain.model_card import MapSpec, RegionSpec
+from hub.domain.model_output import MapSpec, RegionSpec
 from hub.errors import RejectedError
 from model_adapters.onnx_local.preprocessing import Data
 from model_adapters.onnx_local.source_grid import on_data_axes, on_source, take_channel

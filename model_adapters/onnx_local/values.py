@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hub.domain.finding import Evidence, Presence
 from hub.domain.identity import derived_uid
-from hub.domain.model_card import Statements
+from hub.domain.model_output import Statements
 from hub.errors import RejectedError
 from model_adapters.onnx_local.source_grid import SourceGrid
 

@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from hub.domain.finding import Evidence
 from hub.domain.inference import ModelKey, Outcome, Timing
 from hub.domain.intended_use import frame_reasons
-from hub.domain.model_card import ImageInput, ModelCard, OutputSpec, VolumeInput
+from hub.domain.model_card import ModelCard
+from hub.domain.model_input import ImageInput, VolumeInput
+from hub.domain.model_output import OutputSpec
 from hub.errors import (
     ConfigError,
     IntegrityError,

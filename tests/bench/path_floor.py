@@ -34,7 +34,7 @@ from hub.domain.inference import (
     Outcome,
     Priority,
 )
-from hub.domain.model_card import VolumeInput
+from hub.domain.model_input import VolumeInput
 from hub.domain.study import Completeness, Instance, Location, Series, Study, StudyKey
 from hub.formats.dicom_header import instance_from_header, scan_header
 from hub.formats.encoding import EncodingContext

@@ -25,12 +25,12 @@ from connectors.dicom.config import (
 from connectors.dicom.destination import DicomDestination, build_destination
 from connectors.dicom.sender import send_files
 from connectors.dicom.source import DicomSource
-from connectors.tls import client_context, server_context
-from connectors.tls_config import TlsClientConfig, TlsServerConfig
 from hub.cli.app import run
 from hub.errors import ConfigError, TransientError
 from hub.formats.dicom_header import split_part10
 from hub.ports import ArchiveContext, DestinationContext, EndOfTransfer, SendTls, SentAs
+from hub.transport.tls import client_context, server_context
+from hub.transport.tls_config import TlsClientConfig, TlsServerConfig
 from tests.contracts.recording import (
     ENCAPSULATED_PDF,
     STUDY,

@@ -16,10 +16,10 @@ from pydantic import SecretStr, ValidationError
 
 from connectors.dicomweb.archive import DicomWebArchive
 from connectors.dicomweb.archive_config import DicomWebArchiveConfig
-from connectors.http_config import HttpPeerConfig
-from connectors.http_peer import HttpPeer, tls_context
 from hub.errors import ConfigError, TransientError
 from hub.ports import ArchiveContext
+from hub.transport.http_config import HttpPeerConfig
+from hub.transport.http_peer import HttpPeer, tls_context
 from tests.contracts.recording import RecordingIntake
 from tests.fakes import FrozenClock
 from tests.peers.http_script import HttpScript, scripted

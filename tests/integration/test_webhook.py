@@ -13,11 +13,11 @@ from pydantic import SecretStr, ValidationError
 from connectors.webhook import CONNECTOR
 from connectors.webhook.config import WebhookDestinationConfig
 from connectors.webhook.destination import WebhookDestination
-from connectors.webhook.signature import key_of, signed_headers
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import PatientIdentity, StudyIdentity
 from hub.errors import CaidxError, ConfigError, RejectedError, TransientError
 from hub.ports import DestinationContext
+from hub.transport.webhook_signature import key_of, signed_headers
 from tests.fakes import FrozenClock, NoConfirmations
 from tests.peers.certificates import Authority
 from tests.peers.faults import Answer, FaultProxy, Hang

@@ -14,7 +14,6 @@ import pytest
 
 from connectors.hl7v2.config import Hl7v2SourceConfig
 from connectors.webhook.config import WebhookDestinationConfig
-from connectors.webhook.signature import key_of, signed_headers
 from hub.config.settings import DestinationSettings
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
@@ -22,6 +21,7 @@ from hub.domain.report import ReportCause
 from hub.formats import escalation, fhir_r5, fhir_report, hl7v2_report, notice, report_pdf
 from hub.formats.encoding import EncodingContext
 from hub.formats.hl7v2_patient import EVENTS
+from hub.transport.webhook_signature import key_of, signed_headers
 from tests import builders
 from tests.unit.documents import blocks, section, spans, table, text_of
 from tests.unit.formats.encoded import CONTEXT

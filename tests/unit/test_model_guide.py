@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 from hub.domain import model_card
 from hub.domain.critical import CriticalRule
 from hub.domain.delivery import DocumentKind
-from hub.domain.model_card import FindingSpec, LocationSpec, ModelCard, OutputSpec
+from hub.domain.model_card import ModelCard
+from hub.domain.model_output import FindingSpec, LocationSpec, OutputSpec
 from hub.formats.model_manifest import read_manifest
 from tests.unit.documents import blocks, section, spans, table, text_of
 

@@ -14,7 +14,8 @@ from hub.domain.coding import Code
 from hub.domain.delivery import DeliveryState, Document, DocumentKind, Receipt, RetryPolicy
 from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest, InferenceResult, ModelKey, Outcome, Priority
-from hub.domain.model_card import ModelCard, VolumeInput
+from hub.domain.model_card import ModelCard
+from hub.domain.model_input import VolumeInput
 from hub.domain.routing import Route, RouteMode
 from hub.domain.study import StudyKey
 from hub.errors import IntegrityError, RejectedError, TransientError, UnsuitableError

@@ -13,7 +13,7 @@ import pydicom
 import pytest
 
 from hub.domain.inference import ImagingInput, InputRole
-from hub.domain.model_card import PriorsInput, VolumeInput
+from hub.domain.model_input import PriorsInput, VolumeInput
 from hub.errors import IntegrityError, RejectedError, TransientError
 from hub.fetching import FETCH_JOB, Fetching
 from hub.formats.ct_phantom import chest_phantom

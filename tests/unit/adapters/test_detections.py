@@ -11,7 +11,7 @@ import pytest
 from hub.domain.coding import Code
 from hub.domain.critical import CriticalRule
 from hub.domain.finding import Evidence, Finding, Presence
-from hub.domain.model_card import (
+from hub.domain.model_output import (
     ClassFinding,
     DetectionMeasurement,
     DetectionsFinding,

@@ -9,9 +9,9 @@ import pytest
 from hub.domain.coding import Code
 from hub.domain.finding import Evidence, Presence
 from hub.domain.inference import Outcome
-from hub.domain.model_card import (
+from hub.domain.model_card import ModelCard
+from hub.domain.model_output import (
     ClassFinding,
-    ModelCard,
     OutputSpec,
     PresenceFinding,
     RegionSpec,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hub.domain.coding import Code
-from hub.domain.model_card import MapSpec, ProbabilitiesSpec, RegionSpec
+from hub.domain.model_output import MapSpec, ProbabilitiesSpec, RegionSpec
 from hub.domain.model_steps import CropOrPad, Reorient
 from hub.errors import RejectedError
 from model_adapters.onnx_local.preprocessing import Data, crop_or_pad, reorient

@@ -19,13 +19,13 @@ import pytest
 from connectors.hl7v2 import CONNECTOR
 from connectors.hl7v2.config import Hl7v2DestinationConfig
 from connectors.hl7v2.destination import Hl7v2Destination
-from connectors.tls_config import TlsClientConfig
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import PatientIdentity
 from hub.errors import ConfigError, RejectedError, TransientError
 from hub.formats.encoding import EncodingContext
 from hub.formats.hl7v2_report import encode
 from hub.ports import DestinationContext
+from hub.transport.tls_config import TlsClientConfig
 from tests.builders import MADE_AT, assessed, chest_ct_study, model_card, request_for
 from tests.contracts.recording import WallClock, eventually
 from tests.fakes import NoConfirmations

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from connectors.hl7v2.config import Hl7v2SourceConfig
 from connectors.hl7v2.mllp import BlockReader, BlockTooLongError, block
 from connectors.hl7v2.source import Hl7v2Source
-from connectors.tls_config import TlsServerConfig
 from hub.domain.patient import PatientChange, PatientChangeKind
 from hub.errors import ConfigError, RejectedError, TransientError
 from hub.ports import HealthState, SourceContext
+from hub.transport.tls_config import TlsServerConfig
 from tests.contracts.recording import NoKnowledge, RecordingIntake, WallClock, eventually
 from tests.peers import free_port
 from tests.peers.certificates import Authority

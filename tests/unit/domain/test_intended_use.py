@@ -8,7 +8,8 @@ import pytest
 
 from hub.domain.identity import PatientIdentity
 from hub.domain.intended_use import unsuitable_reasons
-from hub.domain.model_card import IntendedUse, ModelCard, WaveformInput
+from hub.domain.model_card import IntendedUse, ModelCard
+from hub.domain.model_input import WaveformInput
 from hub.domain.study import Completeness, Instance, Location, Series, Study, StudyKey
 from hub.formats.model_manifest import read_manifest
 from tests.unit.adapters.toy_models import MANIFEST

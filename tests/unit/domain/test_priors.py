@@ -9,7 +9,7 @@ import pytest
 
 from hub.domain.identity import PatientIdentity
 from hub.domain.inference import ImagingInput, InputRole
-from hub.domain.model_card import PriorsInput
+from hub.domain.model_input import PriorsInput
 from hub.domain.priors import (
     Candidate,
     candidate_of,

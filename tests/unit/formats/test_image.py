@@ -12,7 +12,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
-from hub.domain.model_card import ImageInput
+from hub.domain.model_input import ImageInput
 from hub.domain.model_steps import Present
 from hub.errors import CaidxError, RejectedError, UnsuitableError
 from hub.formats.image import Image, read_single_image

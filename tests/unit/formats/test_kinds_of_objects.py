@@ -12,7 +12,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from hub.domain.delivery import DocumentKind
-from hub.domain.model_card import WaveformInput
+from hub.domain.model_input import WaveformInput
 from hub.domain.routing import series_variables
 from hub.domain.study import Instance, Location, Series
 from hub.errors import RejectedError, UnsuitableError

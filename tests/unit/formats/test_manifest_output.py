@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hub.domain.model_card import DetectionsFinding, ModelCard
+from hub.domain.model_card import ModelCard
+from hub.domain.model_output import DetectionsFinding
 from hub.errors import ConfigError, ConfigProblem
 from hub.formats.model_manifest import manifest_schema, read_manifest
 from tests.acceptance.disc_model import MANIFEST

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hub.domain.model_card import Artefact
+from hub.domain.model_runtime import Artefact
 from hub.errors import ConfigError, ConfigProblem
 from hub.formats.model_manifest import load_package, manifest_schema, read_manifest
 from tests.unit.adapters import toy_models

@@ -16,7 +16,7 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from hub.domain.model_card import ImageInput
+from hub.domain.model_input import ImageInput
 from hub.errors import CaidxError, RejectedError, UnsuitableError
 from hub.formats.image import read_single_image
 from hub.formats.pixel_data import read_object

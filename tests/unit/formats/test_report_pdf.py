@@ -11,7 +11,7 @@ from hub.domain.coding import Code
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest, InferenceResult
-from hub.domain.model_card import DetectionMeasurement, DetectionsFinding
+from hub.domain.model_output import DetectionMeasurement, DetectionsFinding
 from hub.formats.report_text import date, number, person_name, printable, time
 from tests import builders
 from tests.unit.formats.encoded import all_documents, output_of

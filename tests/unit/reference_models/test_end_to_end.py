@@ -27,7 +27,7 @@ from hub.domain.inference import (
     Priority,
 )
 from hub.domain.intended_use import unsuitable_reasons
-from hub.domain.model_card import Artefact
+from hub.domain.model_runtime import Artefact
 from hub.domain.study import Completeness, Instance, Location, Series, Study, StudyKey
 from hub.formats.ct_phantom import chest_phantom
 from hub.formats.dicom_header import instance_from_header, scan_header

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.domain.model_card import Artefact
+from hub.domain.model_runtime import Artefact
 from hub.errors import ConfigError
 from hub.store.packages import artefact_path, read_package
 from tests.unit.adapters.toy_models import MANIFEST, write_package

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from connectors.webhook.signature import key_of, signed_headers
+from hub.transport.webhook_signature import key_of, signed_headers
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 """Of the specification's own example, as are id, time and body below."""

@@ -13,11 +13,11 @@ import httpx
 import orjson
 from pydantic import SecretStr
 
-from connectors.http_config import HttpPeerConfig
-from connectors.http_transport import BoundedTransport
 from hub.errors import ConfigError, ConfigProblem, TransientError
 from hub.formats.http_answers import retry_after_seconds
 from hub.ports import Clock
+from hub.transport.http_config import HttpPeerConfig
+from hub.transport.http_transport import BoundedTransport
 
 MAX_ANSWER_BYTES = 16 << 20
 """An answer that is longer is none to a request of ours."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from connectors.tls_config import TlsClientConfig, TlsServerConfig
 from hub.errors import ConfigError, ConfigProblem
+from hub.transport.tls_config import TlsClientConfig, TlsServerConfig
 
 _TLS_1_2_CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
