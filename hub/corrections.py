@@ -442,7 +442,9 @@ def _following(answer: _Answer, patient: PatientIdentity) -> _Answer:
     if patient == request.study.patient:
         return answer
     inputs = tuple(
-        _of_patient(given, patient) if given.role is InputRole.PRIOR else given
+        _of_patient(given, patient)
+        if isinstance(given, ImagingInput) and given.role is InputRole.PRIOR
+        else given
         for given in request.inputs
     )
     return replace(

@@ -15,7 +15,13 @@ import sqlalchemy as sa
 
 from hub.domain.delivery import Document
 from hub.domain.identity import PatientIdentity, StudyIdentity
-from hub.domain.inference import ImagingInput, InferenceRequest, InferenceResult, InputRole
+from hub.domain.inference import (
+    InferenceRequest,
+    InferenceResult,
+    Input,
+    InputRole,
+    ObservationInput,
+)
 from hub.domain.model_card import ModelCard
 from hub.domain.study import Series
 from hub.errors import IntegrityError
@@ -176,9 +182,9 @@ def follow(request: InferenceRequest, result: InferenceResult, current: Current)
     )
 
 
-def _current_input(given: ImagingInput, current: Current) -> ImagingInput:
+def _current_input(given: Input, current: Current) -> Input:
     """Priors belong to whom their own headers name; the study itself belongs to its patient."""
-    if given.role is not InputRole.PRIOR:
+    if isinstance(given, ObservationInput) or given.role is not InputRole.PRIOR:
         return given
     return replace(given, series=tuple(_current_series(one, current) for one in given.series))
 

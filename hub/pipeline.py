@@ -225,7 +225,7 @@ class Pipeline:
         """Ask the model, unless the input is outside its intended use: that is an answer too."""
         card = model.package.card
         reasons = unsuitable_reasons(card, request.study, request.series)
-        reasons += too_few_priors(card, request.inputs)
+        reasons += too_few_priors(card, request.images)
         if not reasons:
             try:
                 answer = model.adapter.infer(request)

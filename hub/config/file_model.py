@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, create_model
 from hub.config.settings import (
     ArchiveSettings,
     DestinationSettings,
+    HealthRecordSettings,
     ModelSettings,
     Name,
     PlainSections,
@@ -46,7 +47,9 @@ def file_model(components: Components) -> type[BaseModel]:
         kind: c.destination_config for kind, c in connectors.items() if c.destination_config
     }
     archives = {kind: c.archive_config for kind, c in connectors.items() if c.archive_config}
+    records = {kind: c.record_config for kind, c in connectors.items() if c.record_config}
     fields: dict[str, Any] = {
+        "health_records": _described("health_records", _entries(records, HealthRecordSettings)),
         "archives": _described("archives", _entries(archives, ArchiveSettings)),
         "sources": _described("sources", _entries(sources, SourceSettings)),
         "destinations": _described("destinations", _entries(destinations, DestinationSettings)),

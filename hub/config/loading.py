@@ -17,6 +17,7 @@ from hub.config.settings import (
     DEFAULTS_FILE,
     ArchiveSettings,
     DestinationSettings,
+    HealthRecordSettings,
     PlainSections,
     RouteSettings,
     Section,
@@ -90,6 +91,7 @@ def _settings(
         file=document.file,
         sources=tuple(_source(entry, raw, components) for entry in raw.sources),
         archives=tuple(_archive(entry, components) for entry in raw.archives),
+        health_records=tuple(_health_record(entry, components) for entry in raw.health_records),
         destinations=tuple(_destination(entry, raw, components) for entry in raw.destinations),
         adapters=_adapter_options(raw, document, components, problems),
         **plain,
@@ -116,6 +118,14 @@ def _archive(entry: Any, components: Components) -> ArchiveSettings:
         name=entry.name,
         kind=entry.kind,
         options=_options(entry, components.connectors[entry.kind].archive_config),
+    )
+
+
+def _health_record(entry: Any, components: Components) -> HealthRecordSettings:
+    return HealthRecordSettings.model_construct(
+        name=entry.name,
+        kind=entry.kind,
+        options=_options(entry, components.connectors[entry.kind].record_config),
     )
 
 

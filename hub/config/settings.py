@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 from hub.domain.critical import CriticalRule
 from hub.domain.delivery import DocumentKind, RetryPolicy
 from hub.domain.inference import Outcome, Priority
-from hub.domain.routing import LateImages, RouteMode, RouteStart, WhenIncomplete
+from hub.domain.routing import LateImages, RouteMode, RouteStart, RouteTrigger, WhenIncomplete
 
 BUILTIN = "builtin:"
 CONFIG_VARIABLE = "CAIDX_CONFIG"
@@ -189,6 +189,27 @@ class ArchiveSettings(Section):
     """The connector's own configuration, validated."""
 
 
+class HealthRecordSettings(Section):
+    """Where measured values of patients are kept; the fields beside these belong to its `kind`."""
+
+    name: Name
+    """Unique; stands in the audit log beside the values that came from it."""
+    kind: str
+    """The connector, e.g. `fhir`."""
+    options: Any = Field(default=None)
+    """The connector's own configuration, validated."""
+
+
+class OutboundSettings(Section):
+    """Whom the hub may call where others say so: URLs that stand in manifests and in FHIR
+    resources."""
+
+    private_networks: tuple[str, ...] = ()
+    """Addresses that are not public and may be called all the same, as networks
+    (`10.20.0.0/16`) or single addresses; left out: none. Destinations, archives and health
+    records of this file are not affected: you wrote their URLs yourself."""
+
+
 class PriorsSettings(Section):
     """Prior examinations, for models whose manifest wants them (`input.priors`)."""
 
@@ -289,6 +310,9 @@ class RouteSettings(Section):
     """Names of destinations; left out: every destination."""
     mode: Literal["active", "shadow"] = "active"
     """`shadow`: the model runs and is recorded, and nothing is delivered."""
+    trigger: Literal["arrival", "order"] = "arrival"
+    """`arrival`: it is applied to every study and to all values that arrive, and an order may name
+    it. `order`: only where an order asks (a FHIR Task or ServiceRequest)."""
     start: Literal["study", "series"] = "study"
     """`series`: the model is asked as soon as a series that `series` selects is complete, while
     the rest of the study is still arriving; `when` then sees only what has arrived."""
@@ -320,6 +344,7 @@ class RouteSettings(Section):
     def behaviour(self) -> Mapping[str, Any]:
         """When it starts and what it does with late and missing images, as the domain has it."""
         return {
+            "trigger": RouteTrigger(self.trigger),
             "start": RouteStart(self.start),
             "late_images": LateImages(self.late_images),
             "incomplete": WhenIncomplete(self.incomplete),
@@ -380,6 +405,8 @@ class PlainSections(Section):
     """When a study counts as complete."""
     priors: PriorsSettings = PriorsSettings()
     """Prior examinations."""
+    outbound: OutboundSettings = OutboundSettings()
+    """Whom the hub may call where others say so."""
     delivery: DeliverySettings = DeliverySettings()
     """How destinations are tried."""
     identity: IdentitySettings = IdentitySettings()
@@ -403,6 +430,8 @@ class Settings(PlainSections):
     """The ways in. Left out: DICOM C-STORE, AE title CAIDX, on 127.0.0.1:11112."""
     archives: tuple[ArchiveSettings, ...] = ()
     """Where the hub may ask for studies: how many images they have, missing images, priors."""
+    health_records: tuple[HealthRecordSettings, ...] = ()
+    """Where the hub looks for measured values that an order needs and did not bring."""
     destinations: tuple[DestinationSettings, ...] = ()
     """The ways out. Left out: the folder `results` in the data directory."""
     adapters: Mapping[str, Any] = Field(default_factory=dict)

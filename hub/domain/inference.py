@@ -10,6 +10,7 @@ from enum import IntEnum, StrEnum
 
 from hub.domain.finding import Finding, ParametricMap, Region
 from hub.domain.identity import StudyIdentity
+from hub.domain.observation import Observation
 from hub.domain.study import Series, Study
 
 
@@ -48,6 +49,17 @@ class ImagingInput:
 
 
 @dataclass(frozen=True, slots=True)
+class ObservationInput:
+    """The measured values a model gets, in one role."""
+
+    role: InputRole
+    observations: tuple[Observation, ...]
+
+
+Input = ImagingInput | ObservationInput
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceRequest:
     """One question to one model about one study, pinned to what it started with."""
 
@@ -56,19 +68,35 @@ class InferenceRequest:
     route: str
     priority: Priority
     study: Study
-    inputs: tuple[ImagingInput, ...]
+    inputs: tuple[Input, ...]
     reasons: tuple[str, ...]
     """Why this request exists: the rule that matched and the series it selected."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     deadline: datetime | None = None
     amends_revision: int | None = None
     """Revision of the study whose result, of the same route and model, this one replaces."""
+    order_id: str = ""
+    """Of the order that asked for it; empty: a rule did."""
+    based_on: tuple[str, ...] = ()
+    """`hub.domain.order.Order.based_on`"""
 
     @property
     def series(self) -> tuple[Series, ...]:
         """The current series (role ``current``). Priors are inputs of their own, one for each
         examination, the newest first (role ``prior``)."""
-        return tuple(s for i in self.inputs if i.role is InputRole.CURRENT for s in i.series)
+        current = (i for i in self.inputs if i.role is InputRole.CURRENT)
+        return tuple(s for i in current if isinstance(i, ImagingInput) for s in i.series)
+
+    @property
+    def images(self) -> tuple[ImagingInput, ...]:
+        """The inputs that are images, in every role."""
+        return tuple(given for given in self.inputs if isinstance(given, ImagingInput))
+
+    @property
+    def observations(self) -> tuple[Observation, ...]:
+        """The measured values (role ``current``)."""
+        current = (i for i in self.inputs if i.role is InputRole.CURRENT)
+        return tuple(o for i in current if isinstance(i, ObservationInput) for o in i.observations)
 
 
 def input_digest(model: ModelKey, series: Iterable[Series]) -> str:
@@ -115,6 +143,9 @@ class InferenceResult:
     warnings: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
     maps: tuple[ParametricMap, ...] = ()
+    ran_on: str = ""
+    """Where the model ran, for the audit log: the kind of adapter, and the server or vendor that
+    was asked; no secrets, no patient data."""
 
     def __post_init__(self) -> None:
         if self.outcome is not Outcome.ASSESSED and not self.reasons:
@@ -137,4 +168,6 @@ class Deferred:
 
     request_id: str
     job_reference: str
+    """What the vendor calls the job; empty where it will call back, and gave no name."""
     not_before: datetime
+    """UTC. Of a vendor that calls back: when to ask, or to give up, if it does not."""

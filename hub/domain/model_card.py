@@ -38,10 +38,10 @@ class IntendedUse:
     """What it must not be used for."""
     user: str = ""
     environment: str = ""
-    modalities: tuple[str, ...]
-    """Allowed values of Modality (0008,0060)."""
-    sop_classes: tuple[str, ...]
-    """Allowed SOP Class UIDs."""
+    modalities: tuple[str, ...] = ()
+    """Allowed values of Modality (0008,0060); models that read images name at least one."""
+    sop_classes: tuple[str, ...] = ()
+    """Allowed SOP Class UIDs; models that read images name at least one."""
     body_parts: tuple[str, ...] = ()
     """Allowed values of BodyPartExamined (0018,0015); empty: any, absent values included."""
     excluded_body_parts: tuple[str, ...] = ()
@@ -125,6 +125,6 @@ class ModelCard:
     @property
     def artefacts(self) -> tuple[Artefact, ...]:
         """Every file that belongs to the model, the graph first."""
-        return (self.runtime.graph, *self.runtime.external_data)
+        return self.runtime.artefacts
 
     __pydantic_config__ = STRICT

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hub.domain.coding import Code
 from hub.domain.model_steps import STRICT
 
 
@@ -67,4 +68,40 @@ class WaveformInput:
     __pydantic_config__ = STRICT
 
 
-InputSpec = VolumeInput | ImageInput | WaveformInput
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservationSpec:
+    """One measured value that the model needs."""
+
+    name: str
+    """What the graph calls it (``runtime.inputs[].name``), and people read where it is missing."""
+    codes: tuple[Code, ...]
+    """LOINC; any of them will do, the newest value counts."""
+    unit: Code
+    """UCUM; what the graph wants. Values in other units of the same kind are converted."""
+    molar_mass: float | None = None
+    """Grams per mole: amounts of substance are converted to mass and back with it."""
+    maximum_age_days: float | None = None
+    """Older values are not used, counted back from the order."""
+    valid_range: tuple[float, float] | None = None
+    """In ``unit``; a value outside is taken for an error, not for an illness."""
+    required: bool = True
+    """Without it the answer is ``unsuitable``; otherwise the graph gets NaN."""
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservationsInput:
+    """Measured values from the record, laboratory results above all."""
+
+    kind: Literal["observations"]
+    observations: tuple[ObservationSpec, ...]
+    within_days: float | None = None
+    """All values have to lie within so many days of each other; left out: it does not matter."""
+    __pydantic_config__ = STRICT
+
+    @property
+    def priors(self) -> None:
+        """There are none of values."""
+
+
+InputSpec = VolumeInput | ImageInput | WaveformInput | ObservationsInput

@@ -136,7 +136,7 @@ def foreign_priors(request: InferenceRequest) -> tuple[str, ...]:
     study = request.study
     instances = [
         instance
-        for given in request.inputs
+        for given in request.images
         if given.role is InputRole.PRIOR
         for series in given.series
         for instance in series.instances

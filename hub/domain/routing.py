@@ -54,6 +54,15 @@ class RouteStart(StrEnum):
     """A series that it selects is complete, even while other series are still arriving."""
 
 
+class RouteTrigger(StrEnum):
+    """What a route is applied to."""
+
+    ARRIVAL = "arrival"
+    """Every study, and all measured values, that arrive."""
+    ORDER = "order"
+    """What an order names."""
+
+
 class LateImages(StrEnum):
     """What images mean that come after a route was answered."""
 
@@ -86,6 +95,7 @@ class Route:
     priority: Priority
     deliver_to: tuple[str, ...]
     mode: RouteMode = RouteMode.ACTIVE
+    trigger: RouteTrigger = RouteTrigger.ARRIVAL
     start: RouteStart = RouteStart.STUDY
     late_images: LateImages = LateImages.RERUN
     incomplete: WhenIncomplete = WhenIncomplete.STATE

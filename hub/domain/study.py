@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from hub.domain.identity import PatientIdentity, StudyIdentity
+from hub.domain.observation import Observation
 
 FUNCTIONAL_GROUP_CLASSES = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{suffix}"
@@ -104,6 +105,8 @@ class EvidenceKind(StrEnum):
     EXPECTED_COUNT = "expected-count"
     ASSOCIATION_RELEASED = "association-released"
     QUIET_TIME = "quiet-time"
+    ORDERED_VALUES = "ordered-values"
+    """A case of measured values: an order said which, and they were gathered."""
     SERIES_COMPLETE = "series-complete"
     """A series is; the study is still arriving (routes that start with a series)."""
 
@@ -147,10 +150,18 @@ class Study:
     source: str = ""
     problems: tuple[str, ...] = ()
     """Identity conflicts that hold the study back; empty when it may be processed."""
+    observations: tuple[Observation, ...] = ()
+    """Of a *case*: measured values that were gathered for an order. A case has a Study Instance
+    UID that the hub derives, and no series (docs/adr/0009)."""
 
     @property
     def study_instance_uid(self) -> str:
         return self.key.study_instance_uid
+
+    @property
+    def is_case(self) -> bool:
+        """Measured values, not images."""
+        return self.completeness.evidence is EvidenceKind.ORDERED_VALUES
 
     @property
     def identity(self) -> StudyIdentity:

@@ -117,7 +117,7 @@ def _document_problems(
 def _all_series(request: InferenceRequest) -> Iterator[Series]:
     """The study's own, and the priors that the model saw."""
     yield from request.study.series
-    for given in request.inputs:
+    for given in request.images:
         if given.role is InputRole.PRIOR:
             yield from given.series
 

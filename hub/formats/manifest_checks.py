@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from hub.domain.coding import Code
 from hub.domain.model_card import ModelCard
 from hub.domain.model_input import ImageInput, VolumeInput, WaveformInput
-from hub.domain.model_runtime import Artefact, TensorBinding
+from hub.domain.model_runtime import Artefact, OnnxRuntime, TensorBinding, VendorHttpRuntime
 from hub.domain.model_steps import (
     Clip,
     CropOrPad,
@@ -209,14 +209,17 @@ def _is_orientation(text: str) -> bool:
 def _runtime(card: ModelCard) -> Iterator[Fault]:
     runtime = card.runtime
     at: Path = ("runtime",)
-    yield from _artefact(runtime.graph, (*at, "graph"))
-    for index, artefact in enumerate(runtime.external_data):
-        yield from _artefact(artefact, (*at, "external_data", index))
+    if isinstance(runtime, OnnxRuntime):
+        yield from _artefact(runtime.graph, (*at, "graph"))
+        for index, artefact in enumerate(runtime.external_data):
+            yield from _artefact(artefact, (*at, "external_data", index))
     if runtime.timeout_seconds <= 0:
         yield (*at, "timeout_seconds"), "must be above 0"
     if runtime.concurrency < 1:
         yield (*at, "concurrency"), "must be at least 1"
-    if not any(binding.feed == "data" for binding in runtime.inputs):
+    if isinstance(runtime, VendorHttpRuntime):
+        return
+    if not any(binding.feed in ("data", "observation") for binding in runtime.inputs):
         yield (*at, "inputs"), "no input is fed with data"
     names = [binding.name for binding in runtime.inputs]
     if len(set(names)) != len(names):

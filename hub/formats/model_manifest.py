@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from hub.domain.inference import ModelKey
 from hub.domain.model_card import ModelCard
-from hub.domain.model_runtime import Artefact
+from hub.domain.model_runtime import Artefact, OnnxRuntime
 from hub.errors import ConfigError, ConfigProblem
 from hub.formats.manifest_checks import card_faults
 from hub.formats.yaml_document import YamlDocument, read_yaml, validate
@@ -73,6 +73,8 @@ def load_package(
 
 def _artefacts(card: ModelCard) -> list[tuple[tuple[str | int, ...], Artefact]]:
     runtime = card.runtime
+    if not isinstance(runtime, OnnxRuntime):
+        return []
     external = enumerate(runtime.external_data)
     return [
         (("runtime", "graph"), runtime.graph),

@@ -17,7 +17,7 @@ from typing import ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from hub.domain.delivery import Document, DocumentKind
-from hub.domain.inference import InferenceRequest, InferenceResult, InputRole
+from hub.domain.inference import ImagingInput, InferenceRequest, InferenceResult, InputRole
 from hub.domain.model_card import ModelCard
 from hub.domain.report import PreviousDocument
 from hub.domain.study import Series
@@ -114,7 +114,7 @@ def _with_current(
             given,
             series=tuple(change(s, of_study.get(s.series_instance_uid)) for s in given.series),
         )
-        if given.role is InputRole.CURRENT
+        if isinstance(given, ImagingInput) and given.role is InputRole.CURRENT
         else given
         for given in request.inputs
     )

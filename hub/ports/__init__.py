@@ -21,6 +21,7 @@ from hub.ports.components import (
     Connector,
     DestinationContext,
     HttpEndpoint,
+    RecordContext,
     SourceContext,
 )
 from hub.ports.destinations import (
@@ -62,8 +63,21 @@ from hub.ports.knowledge import (
     ReferencedInstance,
 )
 from hub.ports.models import (
+    CallbackVerifier,
     ModelAdapter,
     ModelPackage,
+    Resuming,
+    Retrieval,
+    VendorDoor,
+)
+from hub.ports.orders import (
+    HealthRecord,
+    OrderedRequest,
+    Orders,
+    PlacedOrder,
+    ReportBundle,
+    ReportQuery,
+    Reports,
 )
 from hub.ports.process import (
     Buffer,
@@ -80,6 +94,7 @@ __all__ = [
     "Archive",
     "ArchiveContext",
     "Buffer",
+    "CallbackVerifier",
     "Clock",
     "CommitmentReport",
     "CommitmentRequest",
@@ -92,6 +107,7 @@ __all__ = [
     "Expectation",
     "ExpectationSource",
     "Health",
+    "HealthRecord",
     "HealthState",
     "Holdings",
     "HttpEndpoint",
@@ -104,13 +120,22 @@ __all__ = [
     "ModelPackage",
     "NamedSeries",
     "ObjectStore",
+    "OrderedRequest",
+    "Orders",
+    "PlacedOrder",
     "ProcedureStep",
     "ReceivedObject",
     "Reception",
+    "RecordContext",
     "ReferencedInstance",
     "RemoteSeries",
     "RemoteStudy",
     "RenderedImage",
+    "ReportBundle",
+    "ReportQuery",
+    "Reports",
+    "Resuming",
+    "Retrieval",
     "SendFiles",
     "SendTls",
     "Sender",
@@ -120,5 +145,6 @@ __all__ = [
     "SourceContext",
     "Spool",
     "StudyQuery",
+    "VendorDoor",
     "at_first_call",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hub.domain.delivery import DocumentKind
@@ -11,7 +11,8 @@ from hub.ports.archives import Archive, Holdings
 from hub.ports.destinations import Confirmations, Destination, SendFiles
 from hub.ports.intake import Intake, ObjectStore, Source
 from hub.ports.knowledge import Knowledge
-from hub.ports.models import ModelAdapter
+from hub.ports.models import CallbackVerifier, ModelAdapter, ModelPackage, VendorDoor
+from hub.ports.orders import HealthRecord, Orders, Reports
 from hub.ports.process import Clock
 
 
@@ -23,6 +24,12 @@ class SourceContext:
     intake: Intake
     clock: Clock
     knowledge: Knowledge
+    orders: Orders | None = None
+    """In the web role only."""
+    reports: Reports | None = None
+    """In the web role only."""
+    issuers: Mapping[str, str] = field(default_factory=dict)
+    """URI of an identifier system -> issuer as in the DICOM header (`site.identifier_systems`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,17 @@ class ArchiveContext:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordContext:
+    """What the client of a health record gets from the hub."""
+
+    name: str
+    clock: Clock
+    identifier_systems: Mapping[str, str] = field(default_factory=dict)
+    """Issuer as in the DICOM header -> URI of its system; under the empty issuer that of patient
+    IDs without one."""
+
+
+@dataclass(frozen=True, slots=True)
 class DestinationContext:
     """What a destination gets from the hub."""
 
@@ -60,6 +78,11 @@ class AdapterContext:
     name: str
     objects: ObjectStore
     clock: Clock
+    door: VendorDoor | None = None
+    """Where vendors reach the hub; None where no model is asked by a vendor's service."""
+    private_networks: tuple[str, ...] = ()
+    """`outbound.private_networks`: what `hub.transport.address_guard.AddressGuard` lets through
+    besides public addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +100,8 @@ class Connector:
     """Or a source that is part of the hub's HTTP server, in the web role's process."""
     archive_config: type[Any] | None = None
     build_archive: Callable[[Any, ArchiveContext], Archive] | None = None
+    record_config: type[Any] | None = None
+    build_record: Callable[[Any, RecordContext], HealthRecord] | None = None
     destination_config: type[Any] | None = None
     build_destination: Callable[[Any, DestinationContext], Destination] | None = None
     accepts: Sequence[DocumentKind] = ()
@@ -95,3 +120,8 @@ class AdapterKind:
     """The manifest's ``runtime.kind`` that this adapter runs."""
     config: type[Any]
     build: Callable[[Any, AdapterContext], ModelAdapter]
+    callbacks: Callable[[Any, Clock], CallbackVerifier] | None = None
+    """Of adapters whose vendors call back: from the same ``config``, in the web role."""
+    check: Callable[[Any, ModelPackage, AdapterContext], None] | None = None
+    """What is tried before a model is activated, beyond loading it: that its server is there and
+    serves what the manifest says. Raises ``ConfigError`` or ``TransientError``."""

@@ -16,7 +16,7 @@ from hub.errors import RejectedError, TransientError
 from hub.ports import AFTER_COMMIT, at_first_call
 
 VERSION_TABLE = "caidx_schema_version"
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """The last of the migrations: what this program needs."""
 _ENGINE_SCHEMA, _ENGINE_VERSION_TABLE = "dbos", "dbos_migrations"
 _MIGRATIONS = Path(__file__).parent / "migrations"

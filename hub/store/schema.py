@@ -247,11 +247,14 @@ requests = sa.Table(
     sa.Column("started_at", UtcTime),
     sa.Column("finished_at", UtcTime),
     sa.Column("released", sa.JSON),
+    sa.Column("order_id", sa.String(32), nullable=False, server_default="", index=True),
+    sa.Column("deadline_at", UtcTime),
 )
 """One question to one model. ``input_sha256`` is a digest of the instances that were selected:
 the same input is not asked about again. ``priors``: what was found of the prior examinations that
-the model wants, or why not. ``state``: queued, running, retrying, done, failed, quarantined,
-discarded. ``released``: who released it from quarantine, why and when; null: nobody had to."""
+the model wants, or why not. ``state``: queued, running, waiting, retrying, done, failed,
+quarantined, discarded. ``released``: who released it from quarantine, why and when; null: nobody
+had to. ``order_id``: of the order that asked for it; empty: a rule did."""
 
 results = sa.Table(
     "results",

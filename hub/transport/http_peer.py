@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from hub.errors import ConfigError, ConfigProblem, TransientError
 from hub.formats.http_answers import retry_after_seconds
 from hub.ports import Clock
+from hub.transport.address_guard import AddressGuard
 from hub.transport.http_config import HttpPeerConfig
 from hub.transport.http_transport import BoundedTransport
 
@@ -54,6 +55,7 @@ class HttpPeer:
         clock: to understand a date in Retry-After.
         timeout: seconds for a whole exchange.
         headers: of every request.
+        guard: looks at every address; None where the operator gave the URL.
 
     Raises:
         ConfigError: the file of certification authorities, or what we are known by, cannot be
@@ -68,10 +70,11 @@ class HttpPeer:
         *,
         timeout: float,
         headers: Mapping[str, str] | None = None,
+        guard: AddressGuard | None = None,
     ) -> None:
         self._name = name
         self._clock = clock
-        self._client = client(config, timeout=timeout, headers=headers)
+        self._client = client(config, timeout=timeout, headers=headers, guard=guard)
 
     def exchange(
         self,
@@ -121,7 +124,11 @@ class HttpPeer:
 
 
 def client(
-    config: HttpPeerConfig, *, timeout: float | None, headers: Mapping[str, str] | None = None
+    config: HttpPeerConfig,
+    *,
+    timeout: float | None,
+    headers: Mapping[str, str] | None = None,
+    guard: AddressGuard | None = None,
 ) -> httpx.Client:
     """A client that says who we are, follows no redirects, and keeps to its time.
 
@@ -129,12 +136,13 @@ def client(
         config: see there.
         timeout: seconds for a whole exchange, where a request names none of its own.
         headers: of every request.
+        guard: as of `HttpPeer`.
 
     Raises:
         ConfigError: as of `HttpPeer`.
     """
     return httpx.Client(
-        transport=BoundedTransport(tls_context(config)),
+        transport=BoundedTransport(tls_context(config), guard),
         timeout=timeout,
         headers={**(headers or {}), **identity_headers(config)},
         follow_redirects=False,

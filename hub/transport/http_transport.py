@@ -16,6 +16,8 @@ from typing import Any
 import httpcore
 import httpx
 
+from hub.transport.address_guard import AddressGuard
+
 _PIECE_BYTES = 64 << 10
 """Of a request that is sent; the time that is left is looked at between two of them."""
 
@@ -27,13 +29,14 @@ class BoundedTransport(httpx.HTTPTransport):
 
     Args:
         tls: for ``https`` URLs.
+        guard: looks at every address that is connected to; None: the operator named the server.
     """
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
+    def __init__(self, tls: ssl.SSLContext, guard: AddressGuard | None = None) -> None:
         super().__init__(verify=tls)
         self._due = _Due()
         self._pool = httpcore.ConnectionPool(
-            ssl_context=tls, max_connections=100, network_backend=_Backend(self._due)
+            ssl_context=tls, max_connections=100, network_backend=_Backend(self._due, guard)
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -87,9 +90,10 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _Backend(httpcore.NetworkBackend):
-    def __init__(self, due: _Due) -> None:
+    def __init__(self, due: _Due, guard: AddressGuard | None) -> None:
         self._inner = httpcore.SyncBackend()
         self._due = due
+        self._guard = guard
 
     def connect_tcp(
         self,
@@ -99,6 +103,19 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        left = self._due.left(timeout, httpcore.ConnectTimeout)
-        opened = self._inner.connect_tcp(host, port, left, local_address, socket_options)
-        return _Stream(opened, self._due)
+        for left_over, address in self._addresses(host, port):
+            left = self._due.left(timeout, httpcore.ConnectTimeout)
+            try:
+                opened = self._inner.connect_tcp(address, port, left, local_address, socket_options)
+            except httpcore.ConnectError:
+                if not left_over:
+                    raise
+            else:
+                return _Stream(opened, self._due)
+        raise httpcore.ConnectError
+
+    def _addresses(self, host: str, port: int) -> list[tuple[int, str]]:
+        """Each address to try, and how many come after it. A name whose server the operator gave
+        is left to the system."""
+        found = (host,) if self._guard is None else self._guard.addresses(host, port)
+        return [(len(found) - number, one) for number, one in enumerate(found, start=1)]

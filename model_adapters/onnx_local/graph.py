@@ -22,13 +22,13 @@ from hub.domain.model_output import (
     ProbabilitiesSpec,
     RegionSpec,
 )
-from hub.domain.model_runtime import Artefact, TensorBinding
+from hub.domain.model_runtime import Artefact, OnnxRuntime, TensorBinding, TensorRuntime
 from hub.domain.model_steps import EcgIntervals
 from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError, UnsuitableError
 from hub.formats.recording import Waveform
 from hub.formats.volume import Volume
 from hub.ports import ModelPackage
-from model_adapters.onnx_local.preprocessing import SINGLE, Data
+from model_adapters.tensors.preprocessing import SINGLE, Data
 
 Array = NDArray[Any]
 MANIFEST = "model.yaml"
@@ -65,7 +65,7 @@ class Graph:
             RejectedError: the graph does not take this input.
             TransientError: not enough memory.
         """
-        feeds = {binding.name: feed(binding, data) for binding in self.card.runtime.inputs}
+        feeds = {binding.name: feed(binding, data) for binding in bindings_of(self.card)}
         try:
             results = self._session.run(self._outputs, feeds)
         except _GRAPH_FAULTS as error:
@@ -88,11 +88,13 @@ def open_graph(package: ModelPackage, threads: int) -> Graph:
     Raises:
         ConfigError: the files or the graph are not what the manifest says.
     """
-    card = package.card
-    graph = _verified(package, card.runtime.graph, "runtime.graph")
+    card, runtime = package.card, package.card.runtime
+    if not isinstance(runtime, OnnxRuntime):
+        raise _config_error("runtime.kind", f"is {runtime.kind}; this adapter runs onnx")
+    graph = _verified(package, runtime.graph, "runtime.graph")
     external = {
         artefact.path: _verified(package, artefact, f"runtime.external_data.{index}")
-        for index, artefact in enumerate(card.runtime.external_data)
+        for index, artefact in enumerate(runtime.external_data)
     }
     options = _options(threads)
     locations = _external_locations(graph)
@@ -180,8 +182,13 @@ def graph_problems(card: ModelCard, session: Any) -> tuple[ConfigProblem, ...]:
     return tuple(ConfigProblem(MANIFEST, 0, field, message) for field, message in found)
 
 
+def bindings_of(card: ModelCard) -> tuple[TensorBinding, ...]:
+    """What the graph is fed with."""
+    return card.runtime.inputs if isinstance(card.runtime, TensorRuntime) else ()
+
+
 def _input_problems(card: ModelCard, inputs: list[Any]) -> list[tuple[str, str]]:
-    bindings = {binding.name: binding for binding in card.runtime.inputs}
+    bindings = {binding.name: binding for binding in bindings_of(card)}
     names = {node.name for node in inputs}
     found = [
         ("runtime.inputs", f"the graph has no input {name}; its inputs are {_listed(names)}")

@@ -24,7 +24,7 @@ from hub.domain.finding import Evidence
 from hub.domain.inference import ModelKey, Outcome, Timing
 from hub.domain.intended_use import frame_reasons
 from hub.domain.model_card import ModelCard
-from hub.domain.model_input import ImageInput, VolumeInput
+from hub.domain.model_input import ImageInput, VolumeInput, WaveformInput
 from hub.domain.model_output import OutputSpec
 from hub.errors import (
     ConfigError,
@@ -48,17 +48,17 @@ from model_adapters.onnx_local.messages import (
     Unload,
     VoxelShape,
 )
-from model_adapters.onnx_local.postprocessing import findings_of
-from model_adapters.onnx_local.preprocessing import Data, preprocess
-from model_adapters.onnx_local.regions import (
+from model_adapters.tensors.postprocessing import findings_of
+from model_adapters.tensors.preprocessing import Data, preprocess
+from model_adapters.tensors.regions import (
     includes_of,
     segments_of,
     source_labels,
     source_map,
     source_probabilities,
 )
-from model_adapters.onnx_local.source_grid import source_grid
-from model_adapters.onnx_local.values import Subject
+from model_adapters.tensors.source_grid import source_grid
+from model_adapters.tensors.values import Subject
 
 read_waveform = at_first_call("hub.formats.waveform:read_waveform")
 
@@ -239,6 +239,8 @@ def _decoded(card: ModelCard, files: Iterator[bytes], count: int, decoders: Exec
         return read_volume(files, count, spacing_tolerance=tolerance, decoders=decoders)
     if isinstance(card.input, ImageInput):
         return read_single_image(next(files), card.input)
+    if not isinstance(card.input, WaveformInput):
+        raise RejectedError(f"this adapter reads no {card.input.kind}")
     wave: Waveform = read_waveform(next(files))
     if wave.seconds < card.input.minimum_seconds:
         needed = f"{card.input.minimum_seconds:g} s are needed"

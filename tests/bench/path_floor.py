@@ -42,11 +42,11 @@ from hub.formats.part10 import split_part10
 from hub.formats.volume import Volume, read_volume
 from hub.ports import ModelPackage
 from model_adapters.onnx_local.graph import Graph
-from model_adapters.onnx_local.postprocessing import findings_of
-from model_adapters.onnx_local.preprocessing import Data, preprocess
-from model_adapters.onnx_local.regions import includes_of, segments_of, source_labels
-from model_adapters.onnx_local.values import Subject
 from model_adapters.onnx_local.worker import keep_freed_memory
+from model_adapters.tensors.postprocessing import findings_of
+from model_adapters.tensors.preprocessing import Data, preprocess
+from model_adapters.tensors.regions import includes_of, segments_of, source_labels
+from model_adapters.tensors.values import Subject
 from tests.bench.path_study import Peers, StudyFiles
 from tests.bench.results import Parts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
+from hub.store import schema_orders, schema_vendors  # noqa: F401 - tables of the same metadata
 from hub.store.database import VERSION_TABLE
 from hub.store.schema import metadata
 

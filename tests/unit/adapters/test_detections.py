@@ -22,9 +22,9 @@ from hub.domain.model_output import (
     Statements,
 )
 from hub.errors import RejectedError
-from model_adapters.onnx_local.detections import detections
-from model_adapters.onnx_local.postprocessing import findings_of
-from model_adapters.onnx_local.values import Subject, Values
+from model_adapters.tensors.detections import detections
+from model_adapters.tensors.postprocessing import findings_of
+from model_adapters.tensors.values import Subject, Values
 from tests.unit.adapters.test_locations import grid_of, volume
 from tests.unit.adapters.test_postprocessing import card
 

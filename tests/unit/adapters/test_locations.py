@@ -13,7 +13,7 @@ from hub.errors import RejectedError
 from hub.formats.image import read_single_image
 from hub.formats.model_manifest import read_manifest
 from hub.formats.volume import read_volume
-from model_adapters.onnx_local.preprocessing import (
+from model_adapters.tensors.preprocessing import (
     Data,
     crop_or_pad,
     data_of,
@@ -21,7 +21,7 @@ from model_adapters.onnx_local.preprocessing import (
     resample,
     resize,
 )
-from model_adapters.onnx_local.source_grid import SourceGrid, source_grid
+from model_adapters.tensors.source_grid import SourceGrid, source_grid
 from tests.unit.adapters.toy_models import MANIFEST
 from tests.unit.imaging import ct_series, ct_slice
 

@@ -23,15 +23,15 @@ from hub.domain.model_steps import EcgIntervals, Softmax
 from hub.errors import RejectedError
 from hub.formats.model_manifest import read_manifest
 from hub.formats.volume import read_volume
-from model_adapters.onnx_local.postprocessing import (
+from model_adapters.tensors.postprocessing import (
     Answer,
     findings_of,
     mean_over_samples,
     softmax,
 )
-from model_adapters.onnx_local.preprocessing import data_of
-from model_adapters.onnx_local.regions import includes_of, source_labels
-from model_adapters.onnx_local.values import Subject
+from model_adapters.tensors.preprocessing import data_of
+from model_adapters.tensors.regions import includes_of, source_labels
+from model_adapters.tensors.values import Subject
 from tests.unit.adapters.toy_models import MANIFEST
 from tests.unit.imaging import ct_series
 

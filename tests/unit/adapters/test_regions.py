@@ -12,8 +12,8 @@ from hub.domain.coding import Code
 from hub.domain.model_output import MapSpec, ProbabilitiesSpec, RegionSpec
 from hub.domain.model_steps import CropOrPad, Reorient
 from hub.errors import RejectedError
-from model_adapters.onnx_local.preprocessing import Data, crop_or_pad, reorient
-from model_adapters.onnx_local.regions import source_map, source_probabilities
+from model_adapters.tensors.preprocessing import Data, crop_or_pad, reorient
+from model_adapters.tensors.regions import source_map, source_probabilities
 from tests.unit.adapters.test_locations import volume
 from tests.unit.adapters.test_postprocessing import region_spec
 

@@ -12,7 +12,7 @@ from hub.domain.report import Person, ReportCause, ReportStatus, ReportVersion
 from hub.formats.encoding import AI_MARK
 from hub.formats.fhir_checks import check_bundle
 from hub.formats.fhir_identities import tracking_uid
-from model_adapters.onnx_local.values import Subject
+from model_adapters.tensors.values import Subject
 from tests import builders
 from tests.unit.formats.fhir_bundles import (
     CASES,

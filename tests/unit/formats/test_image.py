@@ -16,7 +16,7 @@ from hub.domain.model_input import ImageInput
 from hub.domain.model_steps import Present
 from hub.errors import CaidxError, RejectedError, UnsuitableError
 from hub.formats.image import Image, read_single_image
-from model_adapters.onnx_local.preprocessing import data_of, present
+from model_adapters.tensors.preprocessing import data_of, present
 from tests.unit.imaging import ct_dataset, ct_slice, file_bytes
 
 SAMPLES = Path(data_store.__file__).parent / "data"

@@ -19,7 +19,7 @@ import model_adapters.reference_models
 from hub.domain.model_card import ModelCard
 from hub.errors import UnsuitableError
 from hub.formats.model_manifest import read_manifest
-from model_adapters.onnx_local.ecg import QRS, P, T, intervals_from_wave_classes
+from model_adapters.tensors.ecg import QRS, P, T, intervals_from_wave_classes
 
 MANIFEST = Path(model_adapters.reference_models.__file__).parent / "ecg-intervals" / "model.yaml"
 MACHINE = {"rr_ms": 982, "pr_ms": 161, "qrs_ms": 75, "qt_ms": 368}

@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 
 from hub.errors import IntegrityError
 from hub.store import database as database_module
+from hub.store import schema_orders, schema_vendors  # noqa: F401 - tables of the same metadata
 from hub.store.database import (
     SCHEMA_VERSION,
     VERSION_TABLE,

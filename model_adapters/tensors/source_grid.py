@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hub.domain.finding import GraphicType, ImageLocation
 from hub.errors import RejectedError
 from hub.formats.recording import Waveform
-from model_adapters.onnx_local.preprocessing import SINGLE, AxisMap, Data
+from model_adapters.tensors.preprocessing import SINGLE, AxisMap, Data
 
 Array = NDArray[Any]
 SEGMENT = "segment"

@@ -12,8 +12,8 @@ from hub.domain.coding import Code
 from hub.domain.finding import Finding, ImageLocation, Presence
 from hub.domain.model_output import DetectionsFinding
 from hub.errors import RejectedError
-from model_adapters.onnx_local.source_grid import SourceGrid
-from model_adapters.onnx_local.values import Subject, Values, presence_at, probability, sentence
+from model_adapters.tensors.source_grid import SourceGrid
+from model_adapters.tensors.values import Subject, Values, presence_at, probability, sentence
 
 Array = NDArray[Any]
 

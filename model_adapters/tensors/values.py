@@ -14,7 +14,7 @@ from hub.domain.finding import Evidence, Presence
 from hub.domain.identity import derived_uid
 from hub.domain.model_output import Statements
 from hub.errors import RejectedError
-from model_adapters.onnx_local.source_grid import SourceGrid
+from model_adapters.tensors.source_grid import SourceGrid
 
 Array = NDArray[Any]
 PROBABILITY_TOLERANCE = 1e-3

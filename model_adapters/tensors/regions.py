@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from hub.domain.finding import Segment
 from hub.domain.model_output import MapSpec, RegionSpec
 from hub.errors import RejectedError
-from model_adapters.onnx_local.preprocessing import Data
-from model_adapters.onnx_local.source_grid import on_data_axes, on_source, take_channel
-from model_adapters.onnx_local.values import PROBABILITY_TOLERANCE, Subject
+from model_adapters.tensors.preprocessing import Data
+from model_adapters.tensors.source_grid import on_data_axes, on_source, take_channel
+from model_adapters.tensors.values import PROBABILITY_TOLERANCE, Subject
 
 Array = NDArray[Any]
 _CERTAIN = 255

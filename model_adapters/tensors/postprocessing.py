@@ -22,9 +22,9 @@ from hub.domain.model_output import (
 )
 from hub.domain.model_steps import EcgIntervals, MeanOverSamples, PostprocessingStep, Softmax
 from hub.errors import RejectedError, UnsuitableError
-from model_adapters.onnx_local.detections import detections
-from model_adapters.onnx_local.ecg import intervals_from_wave_classes
-from model_adapters.onnx_local.values import Subject, Values, presence_at, probability, sentence
+from model_adapters.tensors.detections import detections
+from model_adapters.tensors.ecg import intervals_from_wave_classes
+from model_adapters.tensors.values import Subject, Values, presence_at, probability, sentence
 
 Array = NDArray[Any]
 
