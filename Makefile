@@ -14,12 +14,13 @@ PIP_LOCKED := $(PIP) install --require-hashes
 PYTEST := $(BIN)/python -m pytest
 FHIR_PEER := tests/peers/fhir
 OHIF_PEER := tests/peers/ohif
+BENCH_PEERS := tests/bench/inference_peers
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14 python
 
 # Arguments for the commands: make test ARGS='tests/unit -k audit', make demo ARGS=--json
 ARGS ?=
 
-.PHONY: help demo test check fmt bench bench-intake bench-path bench-restart bench-results soak lock clean peers
+.PHONY: help demo test check fmt bench bench-inference bench-intake bench-path bench-restart bench-results soak lock clean peers
 
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -41,8 +42,11 @@ fmt: $(VENV)/.installed-dev ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: peers $(VENV)/.installed-dev ## every benchmark; results in var/bench/
+bench: peers $(VENV)/.installed-dev $(BENCH_PEERS)/.venv/.installed ## every benchmark; results in var/bench/
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-inference: peers $(VENV)/.installed-dev $(BENCH_PEERS)/.venv/.installed ## the hub beside onnxruntime and four servers
+	$(BIN)/python -m tests.bench inference $(ARGS)
 
 bench-intake: peers $(VENV)/.installed-dev ## instances/s and CPU beside DCMTK, Orthanc and pynetdicom
 	$(BIN)/python -m tests.bench intake $(ARGS)
@@ -114,6 +118,13 @@ $(VENV)/.peers: tests/install-peers.sh $(VENV)/.made
 
 $(FHIR_PEER)/node_modules/.installed: $(FHIR_PEER)/package-lock.json $(VENV)/.peers
 	cd $(FHIR_PEER) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# Other projects' servers, whose pins contradict ours.
+$(BENCH_PEERS)/.venv/.installed: $(BENCH_PEERS)/requirements.lock $(VENV)/.peers
+	@set -eu; python=`$(find_python)`; "$$python" -m venv $(BENCH_PEERS)/.venv
+	$(BENCH_PEERS)/.venv/bin/python -m pip --disable-pip-version-check --no-input --quiet \
+	  install --require-hashes --requirement $(BENCH_PEERS)/requirements.lock
 	@touch $@
 
 # The viewer is a finished web application; of its 204 MB, 136 are for models in the browser.

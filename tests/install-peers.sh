@@ -15,6 +15,7 @@ need dcmtk dcmdump
 need dicom3tools dciodvfy
 need poppler-utils pdftotext
 need chromium chromium
+need wrk wrk
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need postgresql initdb
 
 node_major() { node --version 2>/dev/null | sed -n 's/^v\([0-9]*\).*/\1/p'; }

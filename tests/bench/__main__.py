@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from tests.bench import documents, intake, path, restart
+from tests.bench import documents, inference, intake, path, restart
 
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "inference": inference.main,
     "intake": intake.main,
     "path": path.main,
     "restart": restart.main,

@@ -42,11 +42,12 @@ from hub.formats.part10 import split_part10
 from hub.formats.volume import Volume, read_volume
 from hub.ports import ModelPackage
 from model_adapters.onnx_local.graph import Graph
-from model_adapters.onnx_local.worker import keep_freed_memory
+from model_adapters.tensors.engine import Model
 from model_adapters.tensors.postprocessing import findings_of
 from model_adapters.tensors.preprocessing import Data, preprocess
 from model_adapters.tensors.regions import includes_of, segments_of, source_labels
 from model_adapters.tensors.values import Subject
+from model_adapters.tensors.worker import keep_freed_memory
 from tests.bench.path_study import Peers, StudyFiles
 from tests.bench.results import Parts
 
@@ -108,7 +109,7 @@ class Floor:
         watch.lap("read and decode")
         data = preprocess(card, volume)
         watch.lap("preprocess")
-        outputs = graph.run(data)
+        outputs = graph.run(data).tensors
         watch.lap("inference")
         result = _result(request, self._package, volume, data, outputs)
         watch.lap("postprocess")
@@ -150,12 +151,12 @@ class Floor:
         self._client.post(url, content=content, headers=FHIR_HEADERS).raise_for_status()
 
 
-def _graph(package: ModelPackage, threads: int) -> Graph:
+def _graph(package: ModelPackage, threads: int) -> Model:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     path = package.artefacts[package.card.runtime.graph.path]
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return Graph(package.card, session)
+    return Model(package.card, Graph(session))
 
 
 def request_about(files: Sequence[bytes], model: ModelKey) -> InferenceRequest:
