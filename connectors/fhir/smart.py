@@ -1,18 +1,14 @@
 """SMART Backend Services: access tokens for a program (SMART App Launch 2.2, "Backend Services").
 
 We sign a short-lived JWT with our private key (RFC 7523, ``private_key_jwt``); the authorization
-server knows the public one, and gives a token that is used until shortly before it expires.
+server knows the public one, and gives a token that is kept (`hub.transport.oauth2`).
 """
 
 from __future__ import annotations
 
-import re
-import threading
 import time
-from dataclasses import dataclass, field
 from datetime import timedelta
-from ipaddress import ip_address
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import orjson
@@ -22,29 +18,17 @@ from joserfc.jwk import ECKey, JWKRegistry, RSAKey
 
 from connectors.fhir.config import SmartConfig
 from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError
-from hub.formats.http_answers import is_passing, is_taken
+from hub.formats.http_answers import is_taken
 from hub.ports import Clock
-from hub.transport.http_peer import HttpAnswer, HttpPeer
+from hub.transport.http_peer import HttpPeer
+from hub.transport.oauth2 import FORM_HEADERS, AccessToken, AccessTokens, token_in
+from hub.transport.oauth2_config import is_private
 
 _ASSERTION_LIFETIME = timedelta(minutes=4)
 """At most five minutes; servers whose clock is behind get the rest."""
-_EARLIER = 30.0
-"""Seconds before its end at which a token is no longer used."""
-_USUAL_LIFETIME = 60.0
-"""Seconds, of a token whose server does not say."""
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_ERROR = re.compile(r"[a-z_]{1,40}")
-_ACCESS_TOKEN = re.compile(r"[!-~]+")
-"""RFC 6749 appendix A.12, without the space: it becomes a header."""
 _SMALLEST_RSA = 2048
 _CURVE = "P-384"
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    value: str = field(repr=False)
-    good_until: float
-    """On the monotonic clock."""
 
 
 class BackendServices:
@@ -66,28 +50,17 @@ class BackendServices:
         self._peer = peer
         self._clock = clock
         self._key = _private_key(config)
-        self._token: _Token | None = None
-        self._lock = threading.Lock()
+        self._tokens = AccessTokens(self._fetched)
 
     def token(self) -> str:
-        """A token that is valid now.
-
-        Raises:
-            TransientError: the authorization server cannot be asked now.
-            RejectedError: it refuses us.
-        """
-        with self._lock:
-            if self._token is None or time.monotonic() >= self._token.good_until:
-                self._token = self._fetched()
-            return self._token.value
+        """As `AccessTokens.token`."""
+        return self._tokens.token()
 
     def forget(self, token: str) -> None:
-        """The server does not accept this token any more."""
-        with self._lock:
-            if self._token is not None and self._token.value == token:
-                self._token = None
+        """As `AccessTokens.forget`."""
+        self._tokens.forget(token)
 
-    def _fetched(self) -> _Token:
+    def _fetched(self) -> AccessToken:
         endpoint = self._config.token_url or self._discovered()
         if not is_private(endpoint):
             raise RejectedError("the token endpoint is neither https nor on this machine")
@@ -98,16 +71,9 @@ class BackendServices:
             "client_assertion": self._assertion(endpoint),
         }
         asked = time.monotonic()
-        answer = self._peer.exchange(
-            "POST",
-            endpoint,
-            content=urlencode(form).encode(),
-            headers={
-                "Content-Type": "application/x-www-form-urlencoded",
-                "Accept": "application/json",
-            },
-        )
-        return _token_in(answer, asked)
+        content = urlencode(form).encode()
+        answer = self._peer.exchange("POST", endpoint, content=content, headers=FORM_HEADERS)
+        return token_in(answer, asked)
 
     def _discovered(self) -> str:
         """The token endpoint of ``.well-known/smart-configuration``."""
@@ -136,38 +102,6 @@ class BackendServices:
             "jti": uuid4().hex,
         }
         return jwt.encode(header, claims, self._key, algorithms=[header["alg"]])
-
-
-def is_private(url: str) -> bool:
-    """Whether nobody can listen in: https, or a server on this machine."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    if parts.scheme == "https":
-        return True
-    host = parts.hostname or ""
-    try:
-        return parts.scheme == "http" and ip_address(host).is_loopback
-    except ValueError:
-        return parts.scheme == "http" and host == "localhost"
-
-
-def _token_in(answer: HttpAnswer, asked: float) -> _Token:
-    found = answer.json
-    found = found if isinstance(found, dict) else {}
-    if not is_taken(answer.status):
-        code = str(found.get("error", ""))
-        said = f" ({code})" if _ERROR.fullmatch(code) else ""
-        message = f"the authorization server answered HTTP {answer.status}{said}"
-        if is_passing(answer.status):
-            raise TransientError(message, retry_after=answer.retry_after)
-        raise RejectedError(message)
-    value, seconds = found.get("access_token"), found.get("expires_in", _USUAL_LIFETIME)
-    is_time = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not isinstance(value, str) or not _ACCESS_TOKEN.fullmatch(value) or not is_time:
-        raise TransientError("the authorization server gave no token")
-    return _Token(value, asked + max(0.0, seconds - _EARLIER))
 
 
 def _algorithm(key: RSAKey | ECKey) -> str:

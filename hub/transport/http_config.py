@@ -39,6 +39,12 @@ class HttpPeerConfig(BaseModel):
     """Check the server's certificate; switch it off in a laboratory only."""
     ca_file: FilePath | None = None
     """PEM file with the certification authorities to trust instead of the system's."""
+    client_certificate: FilePath | None = None
+    """PEM file: our certificate, then its chain, for servers that want one (mutual TLS)."""
+    client_key: FilePath | None = None
+    """PEM file: the certificate's private key; left out: it stands in the same file."""
+    client_key_password: SecretStr | None = None
+    """Of an encrypted private key; write `env:NAME` or `file:/path`."""
 
     @field_validator("url")
     @classmethod
@@ -72,4 +78,10 @@ class HttpPeerConfig(BaseModel):
             raise ValueError("username and password belong together")
         if self.username and self.bearer_token is not None:
             raise ValueError("either bearer_token or username and password")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_certificate(self) -> Self:
+        if self.client_certificate is None and (self.client_key or self.client_key_password):
+            raise ValueError("client_key and client_key_password belong to a client_certificate")
         return self

@@ -7,6 +7,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -36,6 +37,7 @@ class HttpAnswer:
     retry_after: float | None
     """Seconds."""
     etag: str = ""
+    location: str = ""
 
     @property
     def json(self) -> Any:
@@ -105,6 +107,7 @@ class HttpPeer:
                     body,
                     retry_after_seconds(after, self._clock.now()),
                     response.headers.get("etag", ""),
+                    response.headers.get("location", ""),
                 )
         except (httpx.RequestError, httpx.InvalidURL) as error:
             # the text of the error may repeat the request
@@ -177,11 +180,18 @@ def _sendable(secret: SecretStr, field_name: str) -> str:
 
 
 def tls_context(config: HttpPeerConfig) -> ssl.SSLContext:
-    """What the server is believed by.
+    """What the server is believed by, and what we are, where it asks.
 
     Raises:
-        ConfigError: the file of certification authorities cannot be used.
+        ConfigError: the file of certification authorities, or our certificate, cannot be used.
     """
+    context = _trust(config)
+    if config.client_certificate is not None:
+        _load_identity(context, config.client_certificate, config)
+    return context
+
+
+def _trust(config: HttpPeerConfig) -> ssl.SSLContext:
     if not config.verify_tls:
         return httpx.create_ssl_context(verify=False)
     if config.ca_file is None:
@@ -190,4 +200,16 @@ def tls_context(config: HttpPeerConfig) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(config.ca_file))
     except (OSError, ssl.SSLError):
         problem = ConfigProblem(str(config.ca_file), 0, "ca_file", "holds no usable certificates")
+        raise ConfigError((problem,)) from None
+
+
+def _load_identity(context: ssl.SSLContext, certificate: Path, config: HttpPeerConfig) -> None:
+    # Without a password OpenSSL would ask the terminal for it.
+    given = config.client_key_password
+    password = "" if given is None else given.get_secret_value()
+    try:
+        context.load_cert_chain(certificate, config.client_key or certificate, password)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        message = "cannot be used with its key"
+        problem = ConfigProblem(str(certificate), 0, "client_certificate", message)
         raise ConfigError((problem,)) from None
