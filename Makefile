@@ -14,6 +14,7 @@ PIP_LOCKED := $(PIP) install --require-hashes
 PYTEST := $(BIN)/python -m pytest
 FHIR_PEER := tests/peers/fhir
 OHIF_PEER := tests/peers/ohif
+MLSERVER_PEER := tests/peers/mlserver
 BENCH_PEERS := tests/bench/inference_peers
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14 python
 
@@ -63,7 +64,7 @@ bench-restart: peers $(VENV)/.installed-dev ## time from kill -9 to the next acc
 soak: peers $(VENV)/.installed-dev ## the long tests: processes killed at random under load
 	$(PYTEST) -m soak --timeout 7200 $(ARGS)
 
-lock: ## write requirements.lock and requirements-dev.lock (ARGS=--upgrade for newer versions)
+lock: ## write the lock files of Python packages (ARGS=--upgrade for newer versions)
 	@set -eu; \
 	python=`$(find_python)`; \
 	tool=`mktemp -d`; trap 'rm -rf "$$tool"' EXIT; \
@@ -78,11 +79,13 @@ lock: ## write requirements.lock and requirements-dev.lock (ARGS=--upgrade for n
 	compile pyproject.toml "$$tool/build-system.in" --extra ecg --output-file requirements.lock; \
 	compile pyproject.toml "$$tool/build-system.in" --extra ecg --group dev \
 	  --constraint requirements.lock --output-file requirements-dev.lock; \
-	wc -l requirements.lock requirements-dev.lock
+	compile $(MLSERVER_PEER)/requirements.in --output-file $(MLSERVER_PEER)/requirements.lock; \
+	wc -l requirements.lock requirements-dev.lock $(MLSERVER_PEER)/requirements.lock
 
 clean: ## remove the virtual environment, caches and build outputs (var/ stays)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
-	  .import_linter_cache .hypothesis $(FHIR_PEER)/node_modules $(OHIF_PEER)/node_modules
+	  .import_linter_cache .hypothesis $(FHIR_PEER)/node_modules $(OHIF_PEER)/node_modules \
+	  $(MLSERVER_PEER)/.venv
 	find hub connectors model_adapters tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment ------------------------------------------------------------------------
@@ -110,7 +113,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@touch $@
 
 # The real systems that the tests talk to.
-peers: $(VENV)/.peers $(FHIR_PEER)/node_modules/.installed $(OHIF_PEER)/node_modules/.installed
+peers: $(VENV)/.peers $(FHIR_PEER)/node_modules/.installed $(OHIF_PEER)/node_modules/.installed \
+  $(MLSERVER_PEER)/.venv/.installed
 
 $(VENV)/.peers: tests/install-peers.sh $(VENV)/.made
 	sh tests/install-peers.sh
@@ -131,4 +135,12 @@ $(BENCH_PEERS)/.venv/.installed: $(BENCH_PEERS)/requirements.lock $(VENV)/.peers
 $(OHIF_PEER)/node_modules/.installed: $(OHIF_PEER)/package-lock.json $(VENV)/.peers
 	cd $(OHIF_PEER) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	rm -rf $(OHIF_PEER)/node_modules/@ohif/app/dist/ort
+	@touch $@
+
+# The inference server pins other versions of what the hub uses: it has an environment of its own.
+$(MLSERVER_PEER)/.venv/.installed: $(MLSERVER_PEER)/requirements.lock $(VENV)/.made
+	rm -rf $(MLSERVER_PEER)/.venv
+	$(BIN)/python -m venv $(MLSERVER_PEER)/.venv
+	$(MLSERVER_PEER)/.venv/bin/python -m pip --disable-pip-version-check --no-input --quiet \
+	  install --require-hashes --requirement $<
 	@touch $@

@@ -222,7 +222,7 @@ def _class(spec: ClassFinding, values: Values, subject: Subject) -> Finding:
         tracking_identifier=spec.tracking_identifier,
         code=spec.code,
         coded_value=answer,
-        probability=certainty,
+        probability=certainty if spec.has_probabilities else None,
         finding_site=spec.finding_site,
         evidence=subject.evidence,
         statement=spec.statement.replace("{value}", answer.code_meaning),

@@ -279,11 +279,11 @@ def test_what_is_not_onnx_is_refused(adapter: OnnxLocalAdapter, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("name: x,", "name: y,", "the graph has no input y; its inputs are x"),
+        ("name: x,", "name: y,", "the model has no input y; its inputs are x"),
         ("axes: 1 slice row column}]", "axes: slice row column}]", "takes 4 axes, axes names 3"),
-        ("column}]", "column, dtype: int16}]", r"takes tensor(float), not int16"),
+        ("column}]", "column, dtype: int16}]", r"takes float32, not int16"),
         ("output: total\n", "output: sum\n", "no output sum; known are labels, total"),
-        ("    output: labels", "    output: total", "holds whole numbers, not tensor(float)"),
+        ("    output: labels", "    output: total", "holds whole numbers, not float32"),
     ],
 )
 def test_a_graph_that_is_not_what_its_manifest_says_is_refused(

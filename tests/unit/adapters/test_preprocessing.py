@@ -25,7 +25,7 @@ from hub.errors import UnsuitableError
 from hub.formats.image import Image, read_single_image
 from hub.formats.volume import Volume, read_volume
 from hub.formats.waveform import Waveform
-from model_adapters.onnx_local import preprocessing as steps
+from model_adapters.tensors import preprocessing as steps
 from model_adapters.tensors.preprocessing import Data, data_of
 from model_adapters.tensors.regions import source_labels
 from tests.unit.adapters.test_postprocessing import region_spec

@@ -16,7 +16,16 @@ from threading import Event
 from hub.domain.inference import ModelKey
 from hub.errors import TransientError
 from hub.ports import ModelPackage, ObjectStore
-from model_adapters.onnx_local.messages import Answered, Done, Failed, Limits, Load, Run, Unload
+from model_adapters.tensors.messages import (
+    Answered,
+    Done,
+    EngineKind,
+    Failed,
+    Limits,
+    Load,
+    Run,
+    Unload,
+)
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it; only its room is asked for
 _STOP_SECONDS = 2.0
@@ -28,25 +37,30 @@ class WorkerLostError(TransientError):
     """The worker process is gone or was killed; another one takes its place."""
 
 
-def _serve(connection: Connection, store: ObjectStore, limits: Limits) -> None:
+def _serve(connection: Connection, store: ObjectStore, kind: EngineKind, limits: Limits) -> None:
     """What the child runs; what it needs is loaded there and not here."""
-    import_module("model_adapters.onnx_local.worker").main(connection, store, limits)
+    import_module("model_adapters.tensors.worker").main(connection, store, kind, limits)
 
 
 class WorkerProcess:
     """One child process. Used by one thread at a time."""
 
-    def __init__(self, store: ObjectStore, limits: Limits, start_timeout: float) -> None:
+    def __init__(
+        self, store: ObjectStore, kind: EngineKind, limits: Limits, start_timeout: float
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, store, limits), name="caidx-onnx", daemon=True
+            target=_serve,
+            args=(theirs, store, kind, limits),  # by a pipe: no secret shows in a list of processes
+            name=f"caidx-{kind.name}",
+            daemon=True,
         )
         self._process.start()
         theirs.close()
         self._start_timeout = start_timeout
         self._is_ready = False
-        self._models: set[ModelKey] = set()
+        self._models: dict[ModelKey, str] = {}
         self._voxels: SharedMemory | None = None
 
     @property
@@ -72,21 +86,26 @@ class WorkerProcess:
             raise WorkerLostError("the worker answered out of turn")
         return reply
 
-    def load(self, package: ModelPackage) -> None:
-        """Raises:
-        ConfigError: the package is not what its manifest says.
-        WorkerLostError: the process died or took too long.
+    def load(self, package: ModelPackage) -> str:
+        """The version of the engine; see `model_adapters.tensors.engine.Engine`.
+
+        Raises:
+            ConfigError: the package is not what its manifest says.
+            WorkerLostError: the process died or took too long.
+            TransientError: its engine cannot be opened now.
         """
         if package.key not in self._models:
-            self._call(Load(package), self._start_timeout, "loading the model")
-            self._models.add(package.key)
+            reply = self._call(Load(package), self._start_timeout, "loading the model")
+            self._models[package.key] = reply.version
+        return self._models[package.key]
 
     def forget(self, keep: frozenset[ModelKey]) -> None:
         """Unload every model but these."""
-        gone = frozenset(self._models - keep)
+        gone = frozenset(self._models) - keep
         if gone:
             self._call(Unload(gone), self._start_timeout, "unloading a model")
-            self._models -= gone
+            for key in gone:
+                del self._models[key]
 
     def voxels(self, size: int) -> SharedMemory:
         """Memory for ``size`` bytes of voxels, kept for the next request.

@@ -3,21 +3,39 @@ runtime of the models nor what reads their input."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from hub.domain.finding import Finding, FramePlace, Segment
 from hub.domain.inference import ModelKey, Outcome, Timing
 from hub.domain.model_output import OutputSpec
 from hub.domain.study import Location
-from hub.errors import ConfigError, ConfigProblem, UnsuitableError
+from hub.errors import (
+    CaidxError,
+    ConfigError,
+    ConfigProblem,
+    TransientError,
+    UnsuitableError,
+)
 from hub.ports import ModelPackage
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """How a worker opens models; by name, because its parent needs nothing of it."""
+
+    name: str
+    opener: str
+    """``package.module:function`` of an `OpenEngine`."""
+    settings: Any = field(default=None, repr=False)
+    """What the opener gets besides the package; pickles. It may hold secrets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one worker may use."""
 
-    graph_threads: int
     decoder_threads: int
     memory_bytes: int | None
 
@@ -33,8 +51,22 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """The input of a model of measured values; NaN is what nobody knows."""
+
+    values: Mapping[str, float] = field(repr=False)
+    """By their names in the manifest, in its units."""
+    age_years: float = field(repr=False)
+    is_female: float = field(repr=False)
+    """1 or 0."""
+    observation_ids: Mapping[str, str]
+    """Which value is of which observation."""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
-    """One request: the files of its series, slices in order where the index knows it."""
+    """One request: the files of its series, slices in order where the index knows it; or measured
+    values."""
 
     model: ModelKey
     study_instance_uid: str
@@ -42,11 +74,15 @@ class Run:
     """SOP Instance UID and place of each."""
     voxels: str
     """Name of the shared memory for voxels; empty where none are wanted."""
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """Ready, loaded or unloaded."""
+
+    version: str = ""
+    """Of the engine that was loaded; see `model_adapters.tensors.engine.Engine`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +153,9 @@ class Answered:
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     timings: tuple[Timing, ...]
+    version: str = ""
+    """Of the engine that answered."""
+    ran_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +166,18 @@ class Failed:
     message: str
     reasons: tuple[str, ...] = ()
     problems: tuple[ConfigProblem, ...] = ()
+    retry_after: float | None = None
+
+    @classmethod
+    def of(cls, error: CaidxError) -> Failed:
+        """An error that was raised on purpose."""
+        return cls(
+            type(error),
+            str(error),
+            reasons=error.reasons if isinstance(error, UnsuitableError) else (),
+            problems=error.problems if isinstance(error, ConfigError) else (),
+            retry_after=error.retry_after if isinstance(error, TransientError) else None,
+        )
 
     def raise_again(self) -> None:
         """The same error as in the worker."""
@@ -134,4 +185,6 @@ class Failed:
             raise UnsuitableError(self.reasons)
         if self.kind is ConfigError:
             raise ConfigError(self.problems)
+        if self.kind is TransientError:
+            raise TransientError(self.message, retry_after=self.retry_after)
         raise self.kind(self.message)

@@ -27,7 +27,7 @@ from hub.domain.model_card import ModelCard
 from hub.domain.model_input import ImageInput, VolumeInput, WaveformInput
 from hub.domain.model_output import OutputSpec
 from hub.errors import (
-    ConfigError,
+    CaidxError,
     IntegrityError,
     RejectedError,
     TransientError,
@@ -37,10 +37,11 @@ from hub.formats.image import Image, read_single_image
 from hub.formats.recording import Waveform
 from hub.formats.volume import Volume, read_volume
 from hub.ports import ObjectStore, at_first_call
-from model_adapters.onnx_local.graph import Graph, open_graph
-from model_adapters.onnx_local.messages import (
+from model_adapters.tensors.engine import Model, OpenEngine
+from model_adapters.tensors.messages import (
     Answered,
     Done,
+    EngineKind,
     Failed,
     Limits,
     Load,
@@ -61,6 +62,7 @@ from model_adapters.tensors.source_grid import source_grid
 from model_adapters.tensors.values import Subject
 
 read_waveform = at_first_call("hub.formats.waveform:read_waveform")
+answer_measured = at_first_call("model_adapters.tensors.observed:answer_measured")
 
 Source = Volume | Image | Waveform
 _FOR_REQUESTS = ("hub.formats.waveform", "highdicom")
@@ -78,13 +80,15 @@ _IDLE_SECONDS = 0.2
 # --- the loop ----------------------------------------------------------------------------
 
 
-def main(connection: Connection, store: ObjectStore, limits: Limits) -> None:
+def main(connection: Connection, store: ObjectStore, kind: EngineKind, limits: Limits) -> None:
     """Serve one parent until it closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     if limits.memory_bytes is not None:
         _limit_memory(limits.memory_bytes)
     keep_freed_memory()
-    worker = Worker(store, limits)
+    module, _, name = kind.opener.partition(":")
+    opener: OpenEngine = getattr(import_module(module), name)
+    worker = Worker(store, opener, kind.settings, limits.decoder_threads)
     reply: Done | Answered | Failed = Done()
     while True:
         try:
@@ -120,26 +124,25 @@ def keep_freed_memory() -> None:
 class Worker:
     """The models of one process."""
 
-    def __init__(self, store: ObjectStore, limits: Limits) -> None:
+    def __init__(
+        self, store: ObjectStore, opener: OpenEngine, settings: Any, decoder_threads: int
+    ) -> None:
         self._store = store
-        self._limits = limits
-        self._graphs: dict[ModelKey, Graph] = {}
-        self._decoders = ThreadPoolExecutor(limits.decoder_threads)
+        self._open = opener
+        self._settings = settings
+        self._models: dict[ModelKey, Model] = {}
+        self._decoders = ThreadPoolExecutor(decoder_threads)
 
     @property
     def has_models(self) -> bool:
-        return bool(self._graphs)
+        return bool(self._models)
 
     def handle(self, message: Load | Unload | Run) -> Done | Answered | Failed:
         """Do as the parent says; every failure becomes an answer."""
         try:
             return self._done(message)
-        except UnsuitableError as error:
-            return Failed(UnsuitableError, str(error), reasons=error.reasons)
-        except ConfigError as error:
-            return Failed(ConfigError, str(error), problems=error.problems)
-        except (RejectedError, TransientError, IntegrityError) as error:
-            return Failed(type(error), str(error))
+        except CaidxError as error:
+            return Failed.of(error)
         except MemoryError:
             return Failed(TransientError, "not enough memory for this request")
         except Exception as error:
@@ -147,14 +150,17 @@ class Worker:
 
     def _done(self, message: Load | Unload | Run) -> Done | Answered:
         if isinstance(message, Load):
-            graph = open_graph(message.package, self._limits.graph_threads)
-            self._graphs[message.package.key] = graph
-            return Done()
+            package = message.package
+            engine = self._open(package, self._settings)
+            self._models[package.key] = Model(package.card, engine)
+            return Done(engine.version)
         if isinstance(message, Unload):
             for key in message.models:
-                self._graphs.pop(key, None)
+                model = self._models.pop(key, None)
+                if model is not None:
+                    model.engine.close()
             return Done()
-        return answer(self._graphs[message.model], message, self._store, self._decoders)
+        return answer(self._models[message.model], message, self._store, self._decoders)
 
 
 def _without_content(error: Exception) -> str:
@@ -183,14 +189,18 @@ class _Stopwatch:
         self._at = now
 
 
-def answer(graph: Graph, task: Run, store: ObjectStore, decoders: Executor) -> Answered:
+def answer(model: Model, task: Run, store: ObjectStore, decoders: Executor) -> Answered:
     """Read, decode, preprocess, infer, postprocess."""
-    card = graph.card
+    if task.measured is not None:
+        of_values: Answered = answer_measured(model, task, task.measured)
+        return of_values
+    card = model.card
     source, timings = read_source(card, task, store, decoders)
     watch = _Stopwatch()
     data = preprocess(card, source)
     watch.lap("preprocess")
-    outputs = graph.run(data)
+    answered = model.run(data)
+    outputs = answered.tensors
     watch.lap("inference")
     subject = Subject(card.id, task.study_instance_uid, _evidence(source), source_grid(data))
     found = findings_of(card, outputs, subject)
@@ -206,6 +216,8 @@ def answer(graph: Graph, task: Run, store: ObjectStore, decoders: Executor) -> A
         reasons=found.reasons,
         warnings=source.warnings,
         timings=(*timings, *watch.timings),
+        version=answered.version,
+        ran_on=answered.ran_on,
     )
 
 
