@@ -21,35 +21,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from hub.asking import answer_within, asked, must_be_in_time, with_chosen_values
 from hub.corrections import Corrections, PreparedReport
 from hub.critical_alerts import CriticalAlerts, rules_of
 from hub.domain.critical import marked
 from hub.domain.delivery import DocumentKind, Receipt, RetryPolicy
 from hub.domain.inference import (
+    Deferred,
     ImagingInput,
     InferenceRequest,
     InferenceResult,
+    Input,
     InputRole,
-    Outcome,
-    Unsuitable,
+    ModelKey,
+    ObservationInput,
 )
-from hub.domain.intended_use import unsuitable_reasons
 from hub.domain.model_card import ModelCard
 from hub.domain.priors import foreign_priors
 from hub.domain.routing import Route
-from hub.errors import IntegrityError, RejectedError, TransientError, UnsuitableError
+from hub.errors import CaidxError, IntegrityError, RejectedError, TransientError
 from hub.fetching import Fetching
 from hub.formats.encoding import Encoder, EncodingContext
 from hub.formats.record import Record
 from hub.identity_gate import IdentityGate, PatientChangedError, Verified, record_followed
 from hub.ports import Confirming, Destination, Jobs
-from hub.prior_steps import PriorSteps, prior_notes, too_few_priors
+from hub.prior_steps import PriorSteps, prior_notes
 from hub.registry import Registry, RunningDestination, RunningModel
-from hub.report_steps import ReportMaker, groups_of
-from hub.store import instances, results
+from hub.report_steps import SHOWN, ReportMaker, groups_of
+from hub.store import instances, order_rows, registrations, results
 from hub.store.database import Database
+from hub.store.deferred import DeferredAnswer
 from hub.store.deliveries import DeliveryTask
 from hub.store.delivery_ledger import IN_TURN, DeliveryLedger
 from hub.store.documents import DocumentStore
@@ -84,6 +87,8 @@ class Pipeline:
     priors: PriorSteps | None = None
     unique_accession_numbers: bool = True
     """`IdentityGate.unique_accession_numbers`"""
+    shows_reports: bool = False
+    """`ReportMaker.shows_reports`"""
 
     # --- 2. and 3. complete, route -----------------------------------------------------------
 
@@ -95,7 +100,7 @@ class Pipeline:
             jobs=self.jobs,
             journal=self.journal,
             requests=self.requests,
-            registry=self.registry,
+            registry=self.registry.snapshot(),
             routes=self.routes,
             series_times=self.series_times,
             series_watch=self.series_watch,
@@ -117,6 +122,8 @@ class Pipeline:
     def encoders_in_use(self) -> Mapping[DocumentKind, Encoder]:
         """Those of the documents that any destination gets, and of the record."""
         wanted = self.reports.wanted(self.registry.destinations)
+        if self.shows_reports:
+            wanted[SHOWN] = (DocumentKind.FHIR,)
         kinds = frozenset({DocumentKind.RECORD}).union(*(g.kinds for g in groups_of(wanted)))
         return {kind: encode for kind, encode in self.encoders.items() if kind in kinds}
 
@@ -131,6 +138,7 @@ class Pipeline:
             deliveries=self.deliveries,
             registry=self.registry,
             journal=self.journal,
+            shows_reports=self.shows_reports,
         )
 
     @property
@@ -161,20 +169,28 @@ class Pipeline:
 
     def run_study(self, argument: str) -> None:
         """The job of a study revision: apply every route, record every answer."""
+        self.registry.catch_up(route.model for route in self.routes)
         self.study_steps.route(study_key(argument))
 
     # --- 4 to 6. infer, verify, encode -----------------------------------------------------
 
-    def run_request(self, request_id: str) -> None:
-        """The job of an inference request."""
-        row = self.requests.begin(request_id)
+    def run_request(self, argument: str) -> None:
+        """The job of an inference request: one attempt, or one question after an answer that comes
+        later."""
+        request_id, _, question = argument.partition(" ")
+        row = self.requests.begin(request_id, question, self._answer_within)
         if row is None:
             return
         answer: Record | None = None
         try:
             model = self._pinned_model(row)
-            request = self._inference_request(row)
-            result = self._noting_priors(self.infer(model, request), row)
+            request = with_chosen_values(model.package.card, self._inference_request(row))
+            must_be_in_time(model, request, row, self.journal.clock.now())
+            said = self.infer(model, request, row.deferred)
+            if isinstance(said, Deferred):
+                self.requests.wait(row, said)
+                return
+            result = self._noting_priors(said, row)
             result = self._marking_critical(result, row, model.package.card)
             answer = Record(request, result, model.package.card)
             verified = self.verify(request, result, model.package.card)
@@ -187,29 +203,58 @@ class Pipeline:
         except RejectedError as error:
             self.requests.end(row, RequestState.FAILED, str(error))
 
+    def _answer_within(self, row: RequestRow) -> timedelta | None:
+        try:
+            return answer_within(self.registry.pinned(row.model).package.card)
+        except CaidxError:  # it cannot be asked, which is said a moment later
+            return None
+
     def _pinned_model(self, row: RequestRow) -> RunningModel:
-        model = self.registry.model(row.model.model_id)
-        if model.package.key != row.model:
-            raise RejectedError(f"the request is pinned to {row.model}, which runs no longer")
-        return model
+        """The version that the request is pinned to, unless a person has suspended it: the database
+        is asked each time, so that nothing begins after that."""
+        with self.database.read() as connection:
+            refused = registrations.why_not_asked(connection, row.model)
+        if refused:
+            reason = f"the model {row.model} was not asked: {refused}"
+            raise RejectedError(f"{reason}; `caidx request retry` asks again once it is active")
+        return self.registry.pinned(row.model)
+
+    def _still_active(self, model: ModelKey) -> None:
+        """An answer that comes after its model was suspended is for a person to decide on.
+
+        Raises:
+            IntegrityError: it was.
+        """
+        with self.database.read() as connection:
+            refused = registrations.why_not_asked(connection, model)
+        if refused:
+            raise IntegrityError(f"while the model {model} worked, it was stopped: {refused}")
 
     def _inference_request(self, row: RequestRow) -> InferenceRequest:
         with self.database.read() as connection:
             study = instances.load_study(connection, row.study)
             amends = results.amended_revision(connection, row)
             priors = self.priors.inputs(connection, row, study) if self.priors else ()
+            ordered = order_rows.get(connection, row.order_id) if row.order_id else None
         if study.problems:  # found after the study was routed
             raise IntegrityError(f"the study is held back: {'; '.join(study.problems)}")
-        series = study.with_series(row.series_instance_uids)
+        current: Input = ImagingInput(
+            InputRole.CURRENT, study.with_series(row.series_instance_uids)
+        )
+        if study.is_case:
+            current = ObservationInput(InputRole.CURRENT, study.observations)
         request = InferenceRequest(
             request_id=row.request_id,
             model=row.model,
             route=row.route,
             priority=row.priority,
             study=study,
-            inputs=(ImagingInput(InputRole.CURRENT, series), *priors),
+            inputs=(current, *priors),
             reasons=row.reasons,
+            deadline=row.deadline_at,
             amends_revision=amends,
+            order_id=row.order_id,
+            based_on=() if ordered is None else ordered.order.based_on,
         )
         problems = foreign_priors(request)
         if problems:  # before the model sees them, too
@@ -221,28 +266,12 @@ class Pipeline:
         return replace(result, warnings=(*result.warnings, *prior_notes(row)))
 
     @staticmethod
-    def infer(model: RunningModel, request: InferenceRequest) -> InferenceResult:
-        """Ask the model, unless the input is outside its intended use: that is an answer too."""
-        card = model.package.card
-        reasons = unsuitable_reasons(card, request.study, request.series)
-        reasons += too_few_priors(card, request.images)
-        if not reasons:
-            try:
-                answer = model.adapter.infer(request)
-            except UnsuitableError as error:
-                answer = Unsuitable(request.request_id, error.reasons)
-            if isinstance(answer, InferenceResult):
-                return answer
-            if not isinstance(answer, Unsuitable):
-                raise RejectedError("the adapter answers later, which no route allows yet")
-            reasons = answer.reasons
-        return InferenceResult(
-            request_id=request.request_id,
-            model=request.model,
-            identity=request.study.identity,
-            outcome=Outcome.UNSUITABLE,
-            reasons=reasons,
-        )
+    def infer(
+        model: RunningModel, request: InferenceRequest, held: DeferredAnswer | None = None
+    ) -> InferenceResult | Deferred:
+        """Ask the model, unless the input is outside its intended use: that is an answer too. One
+        that said that it answers later (``held``) is asked after its answer."""
+        return asked(model, request, held)
 
     def _marking_critical(
         self, result: InferenceResult, row: RequestRow, card: ModelCard
@@ -257,8 +286,10 @@ class Pipeline:
         and it could be true of them. A patient who was renamed or merged since is followed.
 
         Raises:
-            IntegrityError: they are not; nothing of the result leaves the hub.
+            IntegrityError: they are not, or the model was suspended meanwhile; nothing of the
+                result leaves the hub.
         """
+        self._still_active(request.model)
         return self.gate.verify(request, result, card)
 
     def _quarantine(self, row: RequestRow, reason: str, answer: Record | None) -> None:
@@ -393,9 +424,9 @@ class Pipeline:
                 reason=f"{reason}; `caidx study route` applies the rules again",
             )
 
-    def request_failed(self, request_id: str, reason: str) -> None:
+    def request_failed(self, argument: str, reason: str) -> None:
         """An attempt at a request ended in a fault: the next one, or a dead letter, follows."""
-        self.requests.fail(request_id, reason)
+        self.requests.fail(argument.partition(" ")[0], reason)
 
     def report_failed(self, argument: str, reason: str) -> None:
         """A further version of a report could not be made: a person is told."""

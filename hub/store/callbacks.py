@@ -1,0 +1,142 @@
+"""Answers that vendors send of themselves: each is kept once, and the request goes on at once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from hub.domain.audit import AuditOutcome
+from hub.ports import Job, Jobs
+from hub.store import deferred, results
+from hub.store.database import Database, insert_new
+from hub.store.journal import Journal
+from hub.store.request_ledger import REQUEST_JOB
+from hub.store.results import OPEN_STATES, RequestRow
+from hub.store.schema import requests
+from hub.store.schema_vendors import callbacks
+
+
+class Taken(StrEnum):
+    """What became of a message."""
+
+    NEW = "new"
+    """It is kept, and the request goes on."""
+    AGAIN = "again"
+    """The very same was kept before; nothing changed."""
+    REPLAYED = "replayed"
+    """Its identifier was used before, for something else."""
+    SECOND = "second"
+    """Another answer is here already."""
+    NOT_ASKED = "not-asked"
+    """The vendor was not asked yet."""
+    LATE = "late"
+    """Nobody waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackLedger:
+    """Takes messages whose signature is right."""
+
+    database: Database
+    jobs: Jobs
+    journal: Journal
+
+    def request(self, request_id: str) -> RequestRow | None:
+        """The request that a message is about."""
+        with self.database.read() as connection:
+            query = sa.select(requests).where(requests.c.request_id == request_id)
+            row = connection.execute(query).one_or_none()
+        return None if row is None else results.request_from_row(row)
+
+    def take(self, request_id: str, message_id: str, body: bytes) -> Taken:
+        """Keep an answer and have the request go on, in one transaction; or change nothing.
+
+        Args:
+            request_id: of a request on record.
+            message_id: the verifier's, unique among the messages of one service.
+            body: as it came.
+        """
+        key = hashlib.sha256(message_id.encode()).hexdigest()
+        digest = hashlib.sha256(body).hexdigest()
+        with self.database.write() as connection:
+            row = results.get_request(connection, request_id)
+            taken = self._judged(connection, row, key, digest)
+            if taken is Taken.NEW and not self._keep(connection, row, key, digest, body):
+                taken = Taken.REPLAYED  # on PostgreSQL, for another request at the same moment
+            if taken not in (Taken.NEW, Taken.AGAIN):
+                self._record(
+                    connection,
+                    "callback.refused",
+                    row,
+                    outcome=AuditOutcome.MINOR_FAILURE,
+                    reason=taken.value,
+                    sha256=digest,
+                )
+        return taken
+
+    def _judged(self, connection: sa.Connection, row: RequestRow, key: str, digest: str) -> Taken:
+        query = sa.select(callbacks).where(callbacks.c.message_id == key)
+        known = connection.execute(query).one_or_none()
+        if known is not None:
+            same = (known.request_id, known.sha256) == (row.request_id, digest)
+            return Taken.AGAIN if same else Taken.REPLAYED
+        now = self.journal.clock.now()
+        if row.state not in OPEN_STATES or (row.deadline_at is not None and row.deadline_at <= now):
+            return Taken.LATE
+        if row.attempts == 0:
+            return Taken.NOT_ASKED
+        held = deferred.get(connection, row.request_id)
+        if held is not None and held.answer is not None:
+            is_same = hashlib.sha256(held.answer).hexdigest() == digest
+            return Taken.AGAIN if is_same else Taken.SECOND
+        return Taken.NEW
+
+    def _keep(
+        self, connection: sa.Connection, row: RequestRow, key: str, digest: str, body: bytes
+    ) -> bool:
+        now = self.journal.clock.now()
+        if not insert_new(
+            connection,
+            callbacks,
+            message_id=key,
+            request_id=row.request_id,
+            received_at=now,
+            sha256=digest,
+        ):
+            return False
+        deferred.keep_answer(connection, row.request_id, body, now)
+        self._record(connection, "callback.taken", row, sha256=digest, length=len(body))
+        self.jobs.enqueue(
+            connection,
+            Job(
+                kind=REQUEST_JOB,
+                queue=row.queue,
+                partition=row.model.model_id,
+                job_id=f"request:{row.request_id}:answer:{key[:16]}",
+                argument=row.request_id,
+                priority=int(row.priority),
+            ),
+        )
+        return True
+
+    def _record(
+        self,
+        connection: sa.Connection,
+        action: str,
+        row: RequestRow,
+        *,
+        outcome: AuditOutcome = AuditOutcome.SUCCESS,
+        **detail: object,
+    ) -> None:
+        self.journal.record(
+            connection,
+            action,
+            f"request:{row.request_id}",
+            row.study.study_instance_uid,
+            outcome=outcome,
+            model=str(row.model),
+            **detail,
+        )
