@@ -1,64 +1,82 @@
-"""``caidx model``: the models that are configured, and what they are for."""
+"""``caidx model``: the register of models, and what they are for."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from hub.bootstrap.hub import package_of
+from hub.bootstrap.model_register import ListedModel, ModelRegister, register_of
 from hub.cli.preview import preview
-from hub.cli.session import Json, session_of
-from hub.config import BUILTIN
-from hub.errors import ConfigError, RejectedError
+from hub.cli.registration import activate, register, retire, suspend
+from hub.cli.session import Json, Session, session_of
 from hub.formats.model_manifest import manifest_schema
 
-app = typer.Typer(help="The models that are configured.", no_args_is_help=True)
-app.command("preview")(preview)
+app = typer.Typer(help="The models that are configured or registered.", no_args_is_help=True)
+for command in (preview, register, activate, suspend, retire):
+    app.command(command.__name__)(command)
+
+_COLUMNS = ("id", "version", "state", "since", "who", "why", "vendor", "from", "sha256", "problem")
+_SHORT_DIGEST = 12
+
+
+@contextmanager
+def _register_of(session: Session) -> Iterator[ModelRegister]:
+    """That of a hub; where none has run yet, of its configuration."""
+    if not session.has_run:
+        yield ModelRegister(session.settings, session.components, None)
+        return
+    with session.hub() as hub:
+        yield register_of(hub)
 
 
 @app.command("list")
 def list_(context: typer.Context, *, as_json: Json = False) -> None:
-    """Configured models; one that cannot run stands there with the reason."""
+    """Every version of every model: its state, since when, who and why; and what is wrong."""
     session = session_of(context)
-    rows = []
-    for entry in session.settings.models:
-        row = {"id": entry.package.removeprefix(BUILTIN), "adapter": entry.adapter}
-        try:
-            package = package_of(entry, session.components)
-        except ConfigError as error:
-            rows.append(row | {"version": "", "vendor": "", "purpose": "", "problem": str(error)})
-            continue
-        card = package.card
-        rows.append(
-            row
-            | {
-                "id": card.id,
-                "version": card.version,
-                "vendor": card.vendor.name,
-                "purpose": card.intended_use.purpose,
-                "problem": "",
-            }
-        )
+    with _register_of(session) as found:
+        models = found.models()
     if as_json:
-        session.print_json(rows)
+        session.print_json([_row(model) for model in models])
         return
-    columns = ("id", "version", "vendor", "adapter", "purpose", "problem")
-    cells = [[row[name] for name in columns] for row in rows]
-    session.print_table("", columns, cells, "no model is configured")
+    rows = [[_row(model)[name] for name in _COLUMNS] for model in models]
+    short = _COLUMNS.index("sha256")
+    for row in rows:
+        row[short] = str(row[short])[:_SHORT_DIGEST]
+    session.print_table("", _COLUMNS, rows, "no model is configured or registered")
+
+
+def _row(model: ListedModel) -> dict[str, object]:
+    return {
+        "id": model.id,
+        "version": model.version,
+        "vendor": model.vendor,
+        "state": model.state.value,
+        "since": model.since,
+        "who": model.who,
+        "why": model.why,
+        "from": model.origin,
+        "sha256": model.sha256,
+        "adapter": model.adapter,
+        "purpose": "" if model.card is None else model.card.intended_use.purpose,
+        "problem": model.problem,
+    }
 
 
 @app.command()
-def show(context: typer.Context, model_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Everything about one model: its card, as JSON, with the digest of its package."""
+def show(
+    context: typer.Context,
+    model_id: Annotated[str, typer.Argument(metavar="ID")],
+    version: Annotated[str, typer.Option(metavar="V", help="Else the one that is used.")] = "",
+) -> None:
+    """Everything about one model: its card, as JSON, with its state and digest."""
     session = session_of(context)
-    for entry in session.settings.models:
-        package = package_of(entry, session.components)
-        if package.card.id == model_id:
-            session.print_json({"sha256": package.key.sha256, "card": package.card})
-            return
-    raise RejectedError(f"no model {model_id} is configured")
+    with _register_of(session) as found:
+        model = found.find(model_id, version)
+    session.print_json(_row(model) | {"card": model.card})
 
 
 @app.command()

@@ -9,7 +9,7 @@ class RegistrationState(StrEnum):
     """registered -> active -> suspended -> active ... -> retired."""
 
     REGISTERED = "registered"
-    """Checked and kept; nothing is asked of it."""
+    """Checked and kept; nothing is asked of it, or nothing new: another version took its place."""
     ACTIVE = "active"
     """Routes may use it; of each model id at most one version is."""
     SUSPENDED = "suspended"
@@ -20,7 +20,11 @@ class RegistrationState(StrEnum):
 
 NEXT_STATES = {
     RegistrationState.REGISTERED: {RegistrationState.ACTIVE, RegistrationState.RETIRED},
-    RegistrationState.ACTIVE: {RegistrationState.SUSPENDED, RegistrationState.RETIRED},
+    RegistrationState.ACTIVE: {
+        RegistrationState.REGISTERED,  # another version was activated
+        RegistrationState.SUSPENDED,
+        RegistrationState.RETIRED,
+    },
     RegistrationState.SUSPENDED: {RegistrationState.ACTIVE, RegistrationState.RETIRED},
     RegistrationState.RETIRED: frozenset(),
 }

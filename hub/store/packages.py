@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import re
@@ -9,31 +10,36 @@ from pathlib import Path
 
 from hub.domain.model_runtime import Artefact
 from hub.errors import ConfigError, ConfigProblem
-from hub.formats.model_manifest import load_package
+from hub.formats.model_manifest import PYTHON_ARTEFACT, load_pinned
 from hub.ports import ModelPackage
 
 MANIFEST = "model.yaml"
 MAXIMUM_MANIFEST_BYTES = 1 << 20
 DISTRIBUTION = "caidx-hub"
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
-_PYTHON = "python:"
 
 
-def read_package(directory: Path) -> ModelPackage:
-    """Read and verify one package; no code of the package is run or imported.
+def read_package(directory: Path, *, shown: str = "") -> ModelPackage:
+    """Read and verify one package; no code of the package is run or imported. ``shown``: what
+    messages call the manifest; empty: by its path.
 
     Raises:
         ConfigError: no or a wrong manifest, a file that is missing, outside the package, or
             another one than the manifest pins.
     """
     manifest = directory / MANIFEST
-    text = _manifest_text(manifest)
-    card, key = load_package(text, str(manifest), lambda a: _read(directory, a))
+    text = manifest_text(manifest)
+    card, key = load_pinned(text, shown or str(manifest), lambda a: _digest(directory, a))
     paths = {artefact.path: artefact_path(directory, artefact) for artefact in card.artefacts}
     return ModelPackage(key, card, directory, paths)
 
 
-def _manifest_text(manifest: Path) -> str:
+def manifest_text(manifest: Path) -> str:
+    """The text of ``model.yaml``.
+
+    Raises:
+        ConfigError: it is not there, too large, or no text.
+    """
     try:
         if manifest.stat().st_size > MAXIMUM_MANIFEST_BYTES:
             raise _error(manifest, "", "is larger than any manifest")
@@ -44,10 +50,11 @@ def _manifest_text(manifest: Path) -> str:
         raise _error(manifest, "", "is not UTF-8 text") from None
 
 
-def _read(directory: Path, artefact: Artefact) -> bytes:
+def _digest(directory: Path, artefact: Artefact) -> str:
     path = artefact_path(directory, artefact)
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         message = f"{artefact.path} cannot be read: {error.strerror}"
         raise _error(directory / MANIFEST, artefact.path, message) from None
@@ -61,8 +68,8 @@ def artefact_path(directory: Path, artefact: Artefact) -> Path:
     """
     manifest = directory / MANIFEST
     root, relative = directory, artefact.path
-    if artefact.path.startswith(_PYTHON):
-        name, _, relative = artefact.path.removeprefix(_PYTHON).partition("/")
+    if artefact.path.startswith(PYTHON_ARTEFACT):
+        name, _, relative = artefact.path.removeprefix(PYTHON_ARTEFACT).partition("/")
         root = _distribution_folder(name, manifest, artefact)
     path = (root / relative).resolve()
     if not path.is_relative_to(root.resolve()):
