@@ -1,4 +1,4 @@
-"""Configuration of a FHIR server as a destination."""
+"""Configuration of FHIR: the hub as a server, and a server as a destination."""
 
 from __future__ import annotations
 
@@ -8,6 +8,30 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from hub.domain.delivery import DocumentKind
 from hub.transport.http_config import HttpPeerConfig
+
+MEBIBYTE = 1 << 20
+
+
+class FhirSourceConfig(BaseModel):
+    """FHIR R4 into the hub, orders and values, and the reports of the hub for those who come for
+    them; part of the hub's HTTP server (``web.host``, ``web.port``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    path: str = Field(default="/fhir", pattern=r"^(?:/[A-Za-z0-9._~-]+)+$", max_length=200)
+    """Where it is served; each source has a path of its own."""
+    maximum_bytes: int = Field(default=16 * MEBIBYTE, ge=1024, le=1 << 30)
+    """Longest request body."""
+    maximum_entries: int = Field(default=10_000, ge=1, le=100_000)
+    """Most entries of a Bundle."""
+    maximum_results: int = Field(default=200, ge=1, le=1000)
+    """Most resources on one page of a search."""
+    unknown_resources: Literal["ignore", "refuse"] = "ignore"
+    """What becomes of a Bundle that also holds resources of types that the hub does not keep:
+    `ignore` takes the rest and says so, entry by entry; `refuse` takes nothing of it."""
+    patient_identifier_system: str = Field(default="", max_length=255)
+    """System (URI) of the identifiers that are patient IDs without an issuer in the images,
+    besides those of `site`; empty: identifiers that name no system are."""
 
 
 class SmartConfig(BaseModel):

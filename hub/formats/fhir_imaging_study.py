@@ -73,7 +73,7 @@ def expectation_of(imaging_study: Json) -> Expectation:
     """
     if imaging_study.get("status") in _WITHDRAWN:
         raise RejectedError("ImagingStudy.status says that the study was withdrawn")
-    study = _study_instance_uid(imaging_study)
+    study = study_instance_uid_of(imaging_study)
     series = _objects(imaging_study, "series")
     named = tuple(dict.fromkeys(uid for one in series for uid in _instances(one)))
     number = _number(imaging_study, "numberOfInstances")
@@ -87,7 +87,12 @@ def expectation_of(imaging_study: Json) -> Expectation:
     return Expectation(study, ExpectationSource.ORDER, number, complete)
 
 
-def _study_instance_uid(imaging_study: Json) -> str:
+def study_instance_uid_of(imaging_study: Json) -> str:
+    """The Study Instance UID among the identifiers.
+
+    Raises:
+        RejectedError: there is none, or several.
+    """
     values = [
         (identifier.get("system"), str(identifier.get("value", "")))
         for identifier in _objects(imaging_study, "identifier")

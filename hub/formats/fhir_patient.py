@@ -68,6 +68,16 @@ def read_patient_changes(
     )
 
 
+def identities_in(patient: Json, issuers: Mapping[str, str]) -> tuple[PatientIdentity, ...]:
+    """Who a Patient is, once for each of its identifiers of a system that images know.
+
+    Raises:
+        RejectedError: there is none; no patient data.
+    """
+    own = _identifiers(patient, issuers)
+    return tuple(_identity(patient, value, issuer) for issuer, value in own.items())
+
+
 def _patients(resource: object) -> dict[str, Json]:
     """The Patients by what others refer to them by."""
     if not isinstance(resource, dict):
