@@ -7,7 +7,8 @@ their own in the worker, and what is to be sent is a durable job with a time lim
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -19,7 +20,7 @@ from hub.domain.identity import derived_uuid
 from hub.domain.study import StudyKey
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.ports import Archive, Expectation, ExpectationSource, Job, Jobs, StudyQuery
-from hub.store import fetches, studies
+from hub.store import fetches, order_rows, studies
 from hub.store.database import Database
 from hub.store.fetches import ArchiveSenders, Fetch, FetchKind, FetchState
 from hub.store.journal import Journal
@@ -33,6 +34,8 @@ _ASKED_AT_ONCE = 20
 _RETRY_SECONDS = 5.0
 _INDEXING_SECONDS = 1.0
 """What an archive has sent may take so long to be in the index."""
+ENDPOINT_OF = "order:"
+"""Begins, in place of an archive's name, the order that says where its study lies."""
 STUDY_FETCH_SECONDS = 3600.0
 """Within which a study that a person named has to arrive."""
 
@@ -61,6 +64,10 @@ class Fetching:
     """By name of the source."""
     ae_titles: frozenset[str] = frozenset()
     """With which the archives call the hub's own sources."""
+    urls: Mapping[str, str] = field(default_factory=dict)
+    """Base URL of each archive that has one."""
+    open_endpoint: Callable[[str], Archive] | None = None
+    """A DICOMweb service by its base URL, which an order brought: guarded."""
 
     @property
     def senders(self) -> ArchiveSenders:
@@ -204,7 +211,11 @@ class Fetching:
             self._end(fetch, FetchState.DONE, "")
 
     def _retrieve(self, fetch: Fetch, within: float) -> None:
-        archive, uid = self._archive(fetch.archive), fetch.study_instance_uid
+        with self._lent(fetch.archive) as archive:
+            self._retrieve_from(archive, fetch, within)
+
+    def _retrieve_from(self, archive: Archive, fetch: Fetch, within: float) -> None:
+        uid = fetch.study_instance_uid
         if fetch.kind is not FetchKind.MISSING:
             archive.retrieve(uid, within=within)
             return
@@ -245,6 +256,7 @@ class Fetching:
                 fetches.bring_forward(connection, key, soon)
             if fetch.kind is FetchKind.STUDY and state is not FetchState.DONE:
                 self._alarm(connection, fetch, reason)
+                order_rows.take_up(connection, self.jobs, fetch.study_instance_uid)
                 return
             outcome = AuditOutcome.SUCCESS
             if state is not FetchState.DONE:
@@ -259,6 +271,23 @@ class Fetching:
             fetch = fetches.get(connection, fetch_id)
         if fetch.state is FetchState.RUNNING:
             self._end(fetch, FetchState.FAILED, reason)
+
+    @contextmanager
+    def _lent(self, name: str) -> Iterator[Archive]:
+        """An archive, or the service that an order names, as long as it is needed."""
+        order_id = name.removeprefix(ENDPOINT_OF)
+        if order_id == name:
+            yield self._archive(name)
+            return
+        with self.database.read() as connection:
+            row = order_rows.get(connection, order_id)
+        if row is None or self.open_endpoint is None:
+            raise RejectedError("the service that has the study is not known any more")
+        archive = self.open_endpoint(row.order.endpoint)
+        try:
+            yield archive
+        finally:
+            archive.close()
 
     def _archive(self, name: str) -> Archive:
         archive = self.archives.get(name)

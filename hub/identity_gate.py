@@ -23,11 +23,13 @@ from hub.domain.inference import (
     ObservationInput,
 )
 from hub.domain.model_card import ModelCard
-from hub.domain.study import Series
+from hub.domain.observation import Observation
+from hub.domain.order import Order
+from hub.domain.study import Series, Study
 from hub.errors import IntegrityError
 from hub.formats.encoding import check_document_identity
 from hub.ports import at_first_call
-from hub.store import accession_numbers, patients, report_versions
+from hub.store import accession_numbers, order_rows, patients, report_versions
 from hub.store.database import Database
 from hub.store.deliveries import DeliveryTask
 from hub.store.journal import Journal
@@ -93,6 +95,7 @@ class IdentityGate:
             identity = verified.request.study.identity
             if self._shares_a_number(connection, request.request_id, identity):
                 raise IntegrityError(SHARED_ACCESSION_NUMBER)
+            _check_order(connection, request.request_id, identity)
         return replace(verified, result=replace(verified.result, identity=identity))
 
     def _shares_a_number(
@@ -143,6 +146,7 @@ class IdentityGate:
             raise PatientChangedError(FOLLOWED)
         if self._shares_a_number(connection, document.request_id, identity):
             raise IntegrityError(SHARED_ACCESSION_NUMBER)
+        _check_order(connection, document.request_id, identity)
 
 
 def record_followed(
@@ -156,6 +160,49 @@ def record_followed(
             f"request:{row.request_id}",
             row.study.study_instance_uid,
         )
+
+
+def order_mismatches(
+    connection: sa.Connection, order: Order, identity: StudyIdentity
+) -> tuple[str, ...]:
+    """In what a study is not the one that an order names, by the names of the fields. Patients are
+    compared as they are now; what one side does not know is not compared, but for the patient
+    ID and its issuer.
+
+    Args:
+        connection: to follow the order's patient.
+        order: as it was placed.
+        identity: of the study, with its patient as he is now.
+    """
+    ordered, found = current_patient(connection, order.patient), identity.patient
+    pairs = {
+        "StudyInstanceUID": (order.study_instance_uid, identity.study_instance_uid),
+        "PatientID": (ordered.patient_id, found.patient_id),
+        "IssuerOfPatientID": (ordered.issuer_of_patient_id, found.issuer_of_patient_id),
+    }
+    if_known = {
+        "PatientBirthDate": (ordered.patient_birth_date, found.patient_birth_date),
+        "AccessionNumber": (order.accession_number, identity.accession_number),
+        "IssuerOfAccessionNumber": (
+            order.issuer_of_accession_number,
+            identity.issuer_of_accession_number,
+        ),
+    }
+    pairs |= {name: pair for name, pair in if_known.items() if all(pair)}
+    unlike = [name for name, (wanted, got) in pairs.items() if wanted != got]
+    return tuple(unlike) if ordered.patient_id else ("PatientID", *unlike)
+
+
+def _check_order(connection: sa.Connection, request_id: str, identity: StudyIdentity) -> None:
+    """Raises:
+    IntegrityError: the order that led to a request is of another patient, study or number.
+    """
+    order = order_rows.order_of_request(connection, request_id)
+    if order is None or _is_released(connection, request_id):
+        return
+    problems = order_mismatches(connection, order, identity)
+    if problems:
+        raise IntegrityError(f"the study is not what its order names: {', '.join(problems)}")
 
 
 def current_patient(connection: sa.Connection, patient: PatientIdentity) -> PatientIdentity:
@@ -176,7 +223,7 @@ def follow(request: InferenceRequest, result: InferenceResult, current: Current)
     identity = replace(result.identity, patient=answered)
     warnings = (*result.warnings, FOLLOWED) if followed else result.warnings
     return Verified(
-        replace(request, study=replace(request.study, patient=patient), inputs=inputs),
+        replace(request, study=_current_study(request.study, patient, current), inputs=inputs),
         replace(result, identity=identity, warnings=warnings),
         followed,
     )
@@ -184,9 +231,21 @@ def follow(request: InferenceRequest, result: InferenceResult, current: Current)
 
 def _current_input(given: Input, current: Current) -> Input:
     """Priors belong to whom their own headers name; the study itself belongs to its patient."""
-    if isinstance(given, ObservationInput) or given.role is not InputRole.PRIOR:
+    if isinstance(given, ObservationInput):
+        return replace(given, observations=_current_values(given.observations, current))
+    if given.role is not InputRole.PRIOR:
         return given
     return replace(given, series=tuple(_current_series(one, current) for one in given.series))
+
+
+def _current_study(study: Study, patient: PatientIdentity, current: Current) -> Study:
+    values = _current_values(study.observations, current)
+    return replace(study, patient=patient, observations=values)
+
+
+def _current_values(values: tuple[Observation, ...], current: Current) -> tuple[Observation, ...]:
+    known = {one.patient: current(one.patient) for one in values}
+    return tuple(replace(one, patient=known[one.patient]) for one in values)
 
 
 def _current_series(series: Series, current: Current) -> Series:

@@ -70,7 +70,7 @@ class PriorSteps:
 
     def first_job(self, request: RequestRow) -> Job | None:
         """What has to run before a new request; None where its model wants no priors."""
-        card = self.registry.model(request.model.model_id).package.card
+        card = self._card(request)
         return None if card.input.priors is None else _job(request, 0, 0.0)
 
     def run_priors(self, request_id: str) -> None:
@@ -274,23 +274,35 @@ class PriorSteps:
         """The priors of a request that is about to run, the newest first."""
         if row.priors is None:
             return ()
-        wish, current = self._wish(row), study.with_series(row.series_instance_uids)
-        found = (_prior(connection, uid) for uid in row.priors.get("used", ()))
-        return tuple(
-            ImagingInput(InputRole.PRIOR, prior_series(wish, current, prior))
-            for prior in found
-            if prior is not None
-        )
+        return prior_inputs(connection, row, study, self._wish(row))
 
     def _wish(self, row: RequestRow) -> PriorsInput:
-        card = self.registry.model(row.model.model_id).package.card
-        return card.input.priors or PriorsInput()
+        return self._card(row).input.priors or PriorsInput()
+
+    def _card(self, row: RequestRow) -> ModelCard:
+        """Of the version that a request is pinned to."""
+        return self.registry.card(row.model) or self.registry.pinned(row.model).package.card
 
     def _record(
         self, connection: sa.Connection, action: str, row: RequestRow, **detail: object
     ) -> None:
         entity, uid = f"request:{row.request_id}", row.study.study_instance_uid
         self.journal.record(connection, action, entity, uid, **detail)  # type: ignore[arg-type]
+
+
+def prior_inputs(
+    connection: sa.Connection, row: RequestRow, study: Study, wish: PriorsInput
+) -> tuple[ImagingInput, ...]:
+    """The priors that were found for a request, the newest first."""
+    if row.priors is None:
+        return ()
+    current = study.with_series(row.series_instance_uids)
+    found = (_prior(connection, uid) for uid in row.priors.get("used", ()))
+    return tuple(
+        ImagingInput(InputRole.PRIOR, prior_series(wish, current, prior))
+        for prior in found
+        if prior is not None
+    )
 
 
 def prior_notes(row: RequestRow) -> tuple[str, ...]:

@@ -16,6 +16,10 @@ import sqlalchemy as sa
 
 from hub.domain.identity import request_id_for
 from hub.domain.inference import Outcome, input_digest
+from hub.domain.model_card import ModelCard
+from hub.domain.model_input import ObservationsInput
+from hub.domain.model_runtime import OnnxRuntime, Runtime
+from hub.domain.order import Order, OrderState
 from hub.domain.routing import (
     Decision,
     Incomplete,
@@ -25,7 +29,9 @@ from hub.domain.routing import (
     Route,
     RouteMode,
     RouteStart,
+    RouteTrigger,
     RuleError,
+    Suspended,
     match,
 )
 from hub.domain.study import Study, StudyKey
@@ -34,7 +40,7 @@ from hub.fetching import Fetching
 from hub.ports import Job, Jobs
 from hub.prior_steps import PriorSteps
 from hub.registry import Registry
-from hub.store import fetches, instances, results, series_progress, studies
+from hub.store import fetches, instances, order_rows, results, series_progress, studies
 from hub.store.database import Database
 from hub.store.journal import Journal
 from hub.store.request_ledger import RequestLedger
@@ -42,12 +48,25 @@ from hub.store.results import RequestRow, RequestState
 from hub.store.series_progress import OpenStudy, SeriesTimes, SeriesWatch
 
 STUDY_JOB, STUDY_QUEUE = "study", "studies"
+ORDERS_ONLY = "it is applied where an order asks for it"
+NO_IMAGES = "its model reads images, and there are none"
+NO_VALUES = "its model reads measured values, not images"
 _DUE_AT_ONCE = 100
 
 
-def inference_queue(concurrency: int) -> str:
-    """Models with the same limit share a queue; each is a line of its own in it."""
-    return f"inference-{concurrency}"
+def inference_queue(runtime: Runtime) -> str:
+    """Models with the same limit share a queue; each is a line of its own in it. Those that run
+    elsewhere have queues of their own: one whose server hangs keeps nobody from this processor."""
+    where = "inference" if isinstance(runtime, OnnxRuntime) else "remote"
+    return f"{where}-{runtime.concurrency}"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An earlier request whose answer stands for the same question."""
+
+    request_id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +125,7 @@ class StudySteps:
     @property
     def starts_with_series(self) -> bool:
         """Whether a route does, so that ``start_complete_series`` has anything to do."""
-        return any(route.start is RouteStart.SERIES for route in self.routes)
+        return bool(self._routes_that_start(RouteStart.SERIES))
 
     def start_complete_series(self) -> int:
         """Begin with studies that are still arriving, where a series is complete that a route
@@ -155,7 +174,11 @@ class StudySteps:
         return not any(e.stands and chosen <= set(e.series_instance_uids) for e in earlier)
 
     def _routes_that_start(self, start: RouteStart) -> tuple[Route, ...]:
-        return tuple(route for route in self.routes if route.start is start)
+        return tuple(
+            route
+            for route in self.routes
+            if route.start is start and route.trigger is RouteTrigger.ARRIVAL
+        )
 
     def route_priors_sent_for_themselves(self) -> int:
         """Have the routes applied to studies that came as priors first, and that were then sent
@@ -181,11 +204,17 @@ class StudySteps:
             study = instances.load_study(connection, key)
             series = series_progress.complete_series_of(connection, key)
             is_prior = fetches.was_fetched_as_prior(connection, key)
+            ordered = self._ordered_before(connection, key)
+        if study.is_case:
+            self._ask_order_again(key)
+            return
         routes = self.routes if series is None else self._routes_that_start(RouteStart.SERIES)
         decisions: list[Decision] = [
             NoMatch(route.name, (fetches.PRIOR_REASON,))
             if is_prior
-            else self._decide(route, study, series)
+            else NoMatch(route.name, (ORDERS_ONLY,))
+            if route.trigger is RouteTrigger.ORDER and route.name not in ordered
+            else self.decide(route, study, series)
             for route in routes
         ]
         with self.database.write() as connection:
@@ -194,19 +223,19 @@ class StudySteps:
             requests = []
             for position, (route, decision) in enumerate(zip(routes, decisions, strict=True)):
                 if isinstance(decision, Match):
-                    request = self._request(study, route, decision)
-                    stands = self._what_stands(connection, route, request)
-                    if stands:
-                        reasons = (*decision.reasons, stands)
+                    request = self.request(study, route, decision, ordered.get(route.name))
+                    stands = self.what_stands(connection, route, request)
+                    if stands is not None:
+                        reasons = (*decision.reasons, stands.reason)
                         decisions[position] = replace(decision, reasons=reasons)
                     else:
                         requests.append(request)
             studies.mark_routed(connection, key, decisions, self.journal.clock.now())
             for request in requests:
-                first = None if self.priors is None else self.priors.first_job(request)
-                self.requests.create(connection, request, first)
+                self.create(connection, request)
             for decision in decisions:
-                self._alarm_if_broken(connection, key, decision)
+                self.alarm_if_broken(connection, key, decision)
+            order_rows.take_up(connection, self.jobs, key.study_instance_uid)
             self.journal.record(
                 connection,
                 "study.routed",
@@ -217,17 +246,62 @@ class StudySteps:
                 problems=list(study.problems),
             )
 
-    def _decide(self, route: Route, study: Study, among: Collection[str] | None = None) -> Decision:
-        """The route's answer; a match whose model cannot run is an error, not a silence."""
+    def _ordered_before(self, connection: sa.Connection, key: StudyKey) -> dict[str, Order]:
+        """Routes that are for orders only, and that one has had applied to this study: late images
+        are for them, too."""
+        found = {
+            route.name: order_rows.last_order(connection, key.study_instance_uid, route.name)
+            for route in self.routes
+            if route.trigger is RouteTrigger.ORDER
+        }
+        return {name: order for name, order in found.items() if order is not None}
+
+    def _ask_order_again(self, key: StudyKey) -> None:
+        """A case is asked about by its order, so it is for the order to apply its routes again."""
+        with self.database.write() as connection:
+            for row in order_rows.of_study(connection, key.study_instance_uid):
+                order_rows.change(connection, self.journal, row, OrderState.PLACED)
+                self.jobs.enqueue(connection, order_rows.order_job(row.order))
+
+    def create(self, connection: sa.Connection, request: RequestRow) -> None:
+        """Record a request, once, and enqueue its first job."""
+        first = None if self.priors is None else self.priors.first_job(request)
+        self.requests.create(connection, request, first)
+        if request.order_id:
+            order_rows.link(connection, request.order_id, request.request_id)
+
+    def reads_values(self, route: Route) -> bool | None:
+        """Whether the route's model reads measured values rather than images; None where nobody
+        knows: its package cannot be read."""
+        card = self.card(route)
+        return None if card is None else isinstance(card.input, ObservationsInput)
+
+    def card(self, route: Route) -> ModelCard | None:
+        """Of the route's model; None where nobody knows it."""
+        running = self.registry.models.get(route.model)
+        if running is not None:
+            return running.package.card
+        cards = (card for key, card in self.registry.cards.items() if key.model_id == route.model)
+        return next(cards, None)
+
+    def decide(self, route: Route, study: Study, among: Collection[str] | None = None) -> Decision:
+        """The route's answer; a match whose model cannot run is an error, not a silence. A model
+        that reads images is never asked about values, nor the other way round."""
+        if self.reads_values(route) not in (None, study.is_case):
+            return NoMatch(route.name, (NO_IMAGES if study.is_case else NO_VALUES,))
         decision = match(route, study, among)
         reason = self.registry.why_not(route.model)
+        if isinstance(decision, Match) and route.model in self.registry.suspended:
+            return Suspended(route.name, (f"model {route.model}: {reason}",))
         if isinstance(decision, Match) and reason is not None:
             return RuleError(route.name, (f"model {route.model} cannot run: {reason}",))
         return decision
 
     @staticmethod
-    def _what_stands(connection: sa.Connection, route: Route, request: RequestRow) -> str:
-        """Why the request need not be made, because of an earlier one; otherwise empty."""
+    def what_stands(
+        connection: sa.Connection, route: Route, request: RequestRow
+    ) -> Standing | None:
+        """The earlier request because of which this one need not be made; None: there is none."""
         uid = request.study.study_instance_uid
         earlier = [
             e
@@ -236,15 +310,21 @@ class StudySteps:
         ]
         for one in earlier:
             if one.input_sha256 == request.input_sha256:
-                return f"same images as revision {one.revision}: its result stands"
+                same = "same images" if request.series_instance_uids else "same values"
+                reason = f"{same} as revision {one.revision}: its result stands"
+                return Standing(one.request_id, reason)
         if route.late_images is LateImages.KEEP:
             for one in earlier:
                 if one.outcome is not Outcome.UNSUITABLE:
-                    return f"late images: the result of revision {one.revision} is kept"
-        return ""
+                    reason = f"late images: the result of revision {one.revision} is kept"
+                    return Standing(one.request_id, reason)
+        return None
 
-    def _request(self, study: Study, route: Route, decision: Match) -> RequestRow:
-        """The request, pinned to the model as it is now."""
+    def request(
+        self, study: Study, route: Route, decision: Match, order: Order | None = None
+    ) -> RequestRow:
+        """The request, pinned to the model as it is now; of an order the more urgent priority of
+        both, and its deadline."""
         model = self.registry.model(route.model).package
         return RequestRow(
             request_id=request_id_for(
@@ -258,8 +338,8 @@ class StudySteps:
             route=route.name,
             shadow=route.mode is RouteMode.SHADOW,
             model=model.key,
-            queue=inference_queue(model.card.runtime.concurrency),
-            priority=route.priority,
+            queue=inference_queue(model.card.runtime),
+            priority=route.priority if order is None else min(route.priority, order.priority),
             series_instance_uids=decision.series_instance_uids,
             deliver_to=route.deliver_to,
             reasons=decision.reasons,
@@ -267,12 +347,16 @@ class StudySteps:
             attempts=0,
             detail="",
             created_at=self.journal.clock.now(),
-            input_sha256=input_digest(model.key, study.with_series(decision.series_instance_uids)),
+            input_sha256=input_digest(
+                model.key,
+                study.with_series(decision.series_instance_uids),
+                study.observations,
+            ),
+            deadline_at=None if order is None else order.deadline,
+            order_id="" if order is None else order.order_id,
         )
 
-    def _alarm_if_broken(
-        self, connection: sa.Connection, key: StudyKey, decision: Decision
-    ) -> None:
+    def alarm_if_broken(self, connection: sa.Connection, key: StudyKey, decision: Decision) -> None:
         """A rule that cannot be evaluated is never "no match": a person has to mend it. One that
         refuses an incomplete study tells a person that images are missing."""
         if isinstance(decision, RuleError):

@@ -16,7 +16,9 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from hub.errors import RejectedError
+from hub.store import deletion, order_rows
 from hub.store.database import Database
+from hub.store.deletion import RELEASED, SEALED
 from hub.store.documents import DocumentStore
 from hub.store.journal import Journal
 from hub.store.results import OPEN_STATES
@@ -36,8 +38,8 @@ from hub.store.schema import (
     studies,
     study_revisions,
 )
+from hub.store.schema_orders import case_observations, orders
 
-SEALED, RELEASED = "sealed", "released"
 Condition = sa.ColumnElement[bool]
 
 _OPEN = [state.value for state in OPEN_STATES]
@@ -82,6 +84,9 @@ class Purged:
     documents: int = 0
     segments: int = 0
     """Files of images, among them those of which nothing could be indexed."""
+    values: int = 0
+    """Measured values of a case."""
+    orders: int = 0
 
 
 # --- what must be kept -------------------------------------------------------------------
@@ -111,6 +116,9 @@ def at_work() -> dict[str, Condition]:
         ),
         "a model is given it as a prior": sa.exists().where(
             requests.c.state.in_(_OPEN), named_as_prior
+        ),
+        "an order waits for it": sa.exists().where(
+            orders.c.study_instance_uid == _this, orders.c.state.in_(["placed", "waiting"])
         ),
     }
 
@@ -222,7 +230,10 @@ def due_images(
     by_route = {route: kept.images for route, kept in policy.by_route.items()}
     found = _oldest(
         connection,
-        [_has_images(), *_is_old_enough(now, policy.general.images, by_route)],
+        [
+            sa.or_(_has_images(), _has_values()),
+            *_is_old_enough(now, policy.general.images, by_route),
+        ],
         limit,
     )
     return [*found, *_strays(connection, now - policy.general.images, limit - len(found))]
@@ -280,6 +291,12 @@ def _has_images() -> Condition:
     return sa.exists().where(instances.c.study_instance_uid == _this)
 
 
+def _has_values() -> Condition:
+    return sa.exists().where(
+        case_observations.c.study_instance_uid == _this, case_observations.c.purged_at.is_(None)
+    )
+
+
 def _oldest(connection: sa.Connection, conditions: Sequence[Condition], limit: int) -> list[str]:
     query = sa.select(_this).where(_settled(), *conditions).order_by(_last_image()).limit(limit)
     return list(connection.execute(query).scalars())
@@ -309,7 +326,7 @@ class StudyKeeper:
             if reasons:
                 raise RejectedError(f"study {uid} is not deleted: {'; '.join(reasons)}")
             purged, files = self._mark(connection, uid, reason, images=True, results=True)
-            if not purged.instances and not purged.segments and not purged.documents:
+            if purged == Purged():
                 raise RejectedError(f"nothing of study {uid} is held any more")
         self._delete_files(files)
         return purged
@@ -363,11 +380,13 @@ class StudyKeeper:
     ) -> tuple[Purged, list[str]]:
         """In the caller's transaction; returns what goes, and the documents whose files may."""
         now = self.journal.clock.now()
-        digests, length = _delete_images(connection, uid, now) if images else ([], 0)
-        given_up = _release_segments(connection, uid) if images else 0
-        files = _mark_documents(connection, uid, now) if results else []
-        purged = Purged(len(digests), length, len(files), given_up)
-        if digests or files or given_up:
+        digests, length = deletion.delete_images(connection, uid, now) if images else ([], 0)
+        given_up = deletion.release_segments(connection, uid) if images else 0
+        values = deletion.erase_values(connection, uid, now) if images else 0
+        files = deletion.mark_documents(connection, uid, now) if results else []
+        gone = order_rows.forget_of_study(connection, uid) if results else 0
+        purged = Purged(len(digests), length, len(files), given_up, values, gone)
+        if purged != Purged():
             self.journal.record(
                 connection,
                 "study.purged",
@@ -376,6 +395,8 @@ class StudyKeeper:
                 reason=why,
                 instances=purged.instances,
                 bytes=length,
+                values=values,
+                orders=gone,
                 sha256_of_digests=hashlib.sha256("".join(digests).encode()).hexdigest(),
                 documents=sorted(files),
             )
@@ -437,37 +458,3 @@ def _reasons(
     row = connection.execute(sa.select(*asked).where(_this == uid)).one()
     hold = () if row[0] is None else (f"{LEGAL_HOLD}: {row[0]}",)
     return (*hold, *(text for text, holds in zip(conditions, row[1:], strict=True) if holds))
-
-
-def _delete_images(connection: sa.Connection, uid: str, now: datetime) -> tuple[list[str], int]:
-    """Drop the index rows; returns digests and bytes of what went."""
-    of_study = instances.c.study_instance_uid == uid
-    rows = connection.execute(
-        sa.select(instances.c.sha256, instances.c.length)
-        .where(of_study)
-        .order_by(instances.c.sop_instance_uid, instances.c.sha256)
-    ).all()
-    connection.execute(sa.delete(instances).where(of_study))
-    if rows:
-        connection.execute(sa.update(studies).where(_this == uid).values(purged_at=now))
-    return [row.sha256 for row in rows], sum(row.length for row in rows)
-
-
-def _release_segments(connection: sa.Connection, uid: str) -> int:
-    released = connection.execute(
-        sa.update(segments)
-        .where(segments.c.study_instance_uid == uid, segments.c.state == SEALED)
-        .values(state=RELEASED)
-    )
-    return released.rowcount
-
-
-def _mark_documents(connection: sa.Connection, uid: str, now: datetime) -> list[str]:
-    """Mark a study's encoded results as deleted; returns their digests."""
-    of_study = documents.c.request_id.in_(
-        sa.select(requests.c.request_id).where(requests.c.study_instance_uid == uid)
-    )
-    here = (of_study, documents.c.purged_at.is_(None))
-    found = list(connection.execute(sa.select(documents.c.sha256).where(*here)).scalars())
-    connection.execute(sa.update(documents).where(*here).values(purged_at=now))
-    return found

@@ -1,0 +1,102 @@
+"""What an order of measured values needs: the patient, and the values, from all who have them.
+
+A record that cannot be asked, or that knows the patient otherwise than the order does, is never
+read as "no value": the order waits, or stops and says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+import sqlalchemy as sa
+
+from hub.domain.coding import Code
+from hub.domain.identity import PatientIdentity
+from hub.domain.observation import Observation
+from hub.domain.order import Order
+from hub.errors import RejectedError, TransientError
+from hub.ports import HealthRecord
+from hub.store import observations, patients
+from hub.store.database import Database
+
+_KNOWN_BY = {"patient_birth_date": "birth date", "patient_sex": "sex"}
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a case is made of."""
+
+    patient: PatientIdentity
+    values: tuple[Observation, ...]
+    """The newest first; each resource once."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderValues:
+    """Gathers values; every field is shared by the jobs of one process."""
+
+    database: Database
+    records: Mapping[str, HealthRecord] = field(default_factory=dict)
+    """By name in the configuration."""
+
+    def gather(self, order: Order, codes: Collection[Code]) -> Gathered:
+        """The values of these codes: as the records have them now, then as sources sent them.
+
+        Raises:
+            TransientError: a record cannot be asked now.
+            RejectedError: a record refuses, or contradicts the order about the patient.
+        """
+        with self.database.read() as connection:
+            patient = current(connection, order.patient)
+            sent = observations.of_patient(connection, patient)
+            if patient.key != order.patient.key:  # under the ID that the patient had before
+                sent += observations.of_patient(connection, order.patient)
+        told: list[Observation] = []
+        for name, record in self.records.items():
+            try:
+                patient = _completed(patient, record.patient(patient), name)
+                told += record.observations(patient, tuple(codes), None)
+            except TransientError as error:
+                message = f"health record {name} could not be asked: {error}"
+                raise TransientError(message, retry_after=error.retry_after) from error
+            except RejectedError as error:
+                raise RejectedError(f"health record {name}: {error}") from error
+        values = observations.chosen(codes, told, sent, order.observations)
+        return Gathered(patient, values)
+
+    def corrected(self, values: tuple[Observation, ...]) -> tuple[Observation, ...]:
+        """The values of a case as they stand now, where a source said something else since."""
+        if not values:
+            return ()
+        with self.database.read() as connection:
+            now = observations.of_patient(connection, values[0].patient)
+        return tuple(
+            next((n for n in now if observations.is_correction(n, value)), value)
+            for value in values
+        )
+
+
+def current(connection: sa.Connection, patient: PatientIdentity) -> PatientIdentity:
+    """The patient as he is now."""
+    return patients.current_identity(connection, patient)
+
+
+def _completed(known: PatientIdentity, told: PatientIdentity, record: str) -> PatientIdentity:
+    """The order's patient, with what only the record knows.
+
+    Raises:
+        RejectedError: they contradict each other; names the field, never a value.
+    """
+    if told.key != known.key:
+        raise RejectedError(f"health record {record} answers about another patient")
+    for name, words in _KNOWN_BY.items():
+        ours, theirs = getattr(known, name), getattr(told, name)
+        if ours and theirs and ours != theirs:
+            raise RejectedError(f"the patient has another {words} there than in the order")
+    return replace(
+        known,
+        patient_name=known.patient_name or told.patient_name,
+        patient_birth_date=known.patient_birth_date or told.patient_birth_date,
+        patient_sex=known.patient_sex or told.patient_sex,
+    )

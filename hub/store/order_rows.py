@@ -1,0 +1,352 @@
+"""Orders as they are kept, the requests that answer them, and the jobs that work on them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
+from hub.domain.inference import Outcome
+from hub.domain.order import OPEN_ORDERS, Order, OrderState
+from hub.ports import Job, Jobs, OrderedRequest
+from hub.store.database import insert_new
+from hub.store.journal import Journal
+from hub.store.results import OPEN_STATES, RequestState
+from hub.store.schema import requests, results, studies
+from hub.store.schema_orders import order_requests, orders
+
+ORDER_JOB, ORDER_QUEUE = "order", "orders"
+HUB = "caidx"
+"""`Order.source` of the orders that the hub makes itself, of values that nobody asked about."""
+DECIDES = "a person decides about a result that is held back"
+
+_ORDER = TypeAdapter(Order)
+_WAITING = (OrderState.PLACED.value, OrderState.WAITING.value)
+_OPEN_REQUESTS = {state.value for state in OPEN_STATES}
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow:
+    """An order on record."""
+
+    order: Order
+    state: OrderState
+    """As it was when it changed last; see ``state_now``."""
+    reasons: tuple[str, ...]
+    received_at: datetime
+    changed_at: datetime
+
+    @property
+    def is_open(self) -> bool:
+        """Something is still to be done for it."""
+        return self.state in OPEN_ORDERS
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+def add(connection: sa.Connection, order: Order, at: datetime) -> bool:
+    """Record an order; False when its identifier is on record already."""
+    return insert_new(
+        connection,
+        orders,
+        order_id=order.order_id,
+        source=order.source,
+        subject=order.subject.value,
+        patient_id=order.patient.patient_id,
+        issuer_of_patient_id=order.patient.issuer_of_patient_id,
+        study_instance_uid=order.study_instance_uid,
+        route=order.route,
+        content=_ORDER.dump_python(order, mode="json"),
+        identifiers=list(_identifiers(order)),
+        state=OrderState.PLACED.value,
+        reasons=[],
+        ordered_at=order.ordered_at,
+        deadline_at=order.deadline,
+        received_at=at,
+        changed_at=at,
+    )
+
+
+def get(connection: sa.Connection, order_id: str, *, lock: bool = False) -> OrderRow | None:
+    """An order; with ``lock`` its row is locked for the transaction on PostgreSQL."""
+    query = sa.select(orders).where(orders.c.order_id == order_id)
+    if lock and connection.dialect.name == "postgresql":
+        query = query.with_for_update()
+    row = connection.execute(query).one_or_none()
+    return None if row is None else order_row(row)
+
+
+def order_row(row: sa.Row[Any]) -> OrderRow:
+    """A row of ``orders`` as a value."""
+    return OrderRow(
+        order=_ORDER.validate_python(row.content),
+        state=OrderState(row.state),
+        reasons=tuple(row.reasons),
+        received_at=row.received_at,
+        changed_at=row.changed_at,
+    )
+
+
+def change(
+    connection: sa.Connection,
+    journal: Journal,
+    row: OrderRow,
+    state: OrderState,
+    reasons: Sequence[str] = (),
+    *,
+    discarded: Sequence[str] = (),
+    corrected: Sequence[str] = (),
+) -> None:
+    """Move an order, on record; nothing happens where it stands so already. Requests that end with
+    it, and values because of which it is looked at again, are named in the audit log; why somebody
+    took it back is not: the words are his."""
+    if (row.state, row.reasons) == (state, tuple(reasons)):
+        return
+    set_state(connection, row.order.order_id, state, reasons, journal.clock.now())
+    journal.record(
+        connection,
+        "order.changed",
+        f"order:{row.order.order_id}",
+        row.order.study_instance_uid,
+        state=state.value,
+        reasons=[] if state is OrderState.CANCELLED else list(reasons),
+        discarded=list(discarded),
+        corrected=list(corrected),
+    )
+
+
+def set_state(
+    connection: sa.Connection,
+    order_id: str,
+    state: OrderState,
+    reasons: Sequence[str],
+    at: datetime,
+) -> None:
+    """Where an order stands, without a word in the audit log."""
+    connection.execute(
+        sa.update(orders)
+        .where(orders.c.order_id == order_id)
+        .values(state=state.value, reasons=list(reasons), changed_at=at)
+    )
+
+
+def drop(connection: sa.Connection, order_id: str) -> None:
+    """Forget an order of the hub's own that no route has a use for."""
+    connection.execute(sa.delete(orders).where(orders.c.order_id == order_id))
+
+
+def of_study(connection: sa.Connection, study_instance_uid: str) -> list[OrderRow]:
+    """The orders about a study, or that made a case."""
+    query = sa.select(orders).where(orders.c.study_instance_uid == study_instance_uid)
+    return [order_row(row) for row in connection.execute(query)]
+
+
+def last_order(connection: sa.Connection, study_instance_uid: str, route: str) -> Order | None:
+    """The order that had a route applied to a study last; None: no order had."""
+    query = (
+        sa.select(orders.c.content)
+        .join(requests, requests.c.order_id == orders.c.order_id)
+        .where(requests.c.study_instance_uid == study_instance_uid, requests.c.route == route)
+        .order_by(requests.c.revision.desc(), requests.c.created_at.desc())
+    )
+    content = connection.execute(query.limit(1)).scalar()
+    return None if content is None else _ORDER.validate_python(content)
+
+
+def order_of_request(connection: sa.Connection, request_id: str) -> Order | None:
+    """The order that led to a request; None: a rule did."""
+    query = (
+        sa.select(orders.c.content)
+        .join(requests, requests.c.order_id == orders.c.order_id)
+        .where(requests.c.request_id == request_id)
+    )
+    content = connection.execute(query).scalar()
+    return None if content is None else _ORDER.validate_python(content)
+
+
+def _identifiers(order: Order) -> Iterable[str]:
+    """``system|value`` of it and of what it is based on, and the references of that."""
+    resource = _json(order.resource)
+    told = [_pair(one) for one in _list(resource.get("identifier"))]
+    told += [f"{s}|{v}" for s, v in (*_numbers(order),)]
+    for text in order.based_on:
+        reference = _json(text)
+        told.append(str(reference.get("reference", "")))
+        told.append(_pair(reference.get("identifier")))
+    return dict.fromkeys(one for one in told if one)
+
+
+def _numbers(order: Order) -> Iterable[tuple[str, str]]:
+    return (pair for pair in (order.placer_order_number, order.filler_order_number) if pair)
+
+
+def _pair(identifier: object) -> str:
+    if not isinstance(identifier, dict) or not identifier.get("value"):
+        return ""
+    return f"{identifier.get('system', '')}|{identifier['value']}"
+
+
+def _json(text: str) -> Mapping[str, Any]:
+    if not text:
+        return {}
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+# --- the requests that answer it -------------------------------------------------------------
+
+
+def link(connection: sa.Connection, order_id: str, request_id: str) -> None:
+    """A request answers an order."""
+    insert_new(connection, order_requests, order_id=order_id, request_id=request_id)
+
+
+def requests_of(connection: sa.Connection, order_id: str) -> tuple[OrderedRequest, ...]:
+    """The requests that answer an order, the first one first."""
+    rows = connection.execute(
+        sa.select(requests, results.c.outcome, results.c.reasons.label("because"))
+        .join(order_requests, order_requests.c.request_id == requests.c.request_id)
+        .outerjoin(results, results.c.request_id == requests.c.request_id)
+        .where(order_requests.c.order_id == order_id)
+        .order_by(requests.c.created_at, requests.c.request_id)
+    )
+    return tuple(
+        OrderedRequest(
+            request_id=row.request_id,
+            route=row.route,
+            model=f"{row.model_id}|{row.model_version}",
+            state=row.state,
+            outcome=row.outcome or "",
+            reasons=_because(row),
+        )
+        for row in rows
+    )
+
+
+def _because(row: sa.Row[Any]) -> tuple[str, ...]:
+    if row.because is not None:
+        return tuple(row.because)
+    return (row.detail,) if row.detail else ()
+
+
+def state_now(row: OrderRow, asked: Sequence[OrderedRequest]) -> tuple[OrderState, tuple[str, ...]]:
+    """Where an order stands, from the requests that answer it. Of several about the same route
+    (late images, a corrected value) the last one counts."""
+    if row.state in (*_STAYS, OrderState.CANCELLED) or not asked:
+        return row.state, row.reasons
+    last = tuple({one.route: one for one in asked}.values())
+    reasons = tuple(f"{one.route}: {text}" for one in last for text in one.reasons)
+    states = {one.state for one in last}
+    if states & _OPEN_REQUESTS:
+        return OrderState.IN_PROGRESS, ()
+    if RequestState.QUARANTINED.value in states:
+        return OrderState.IN_PROGRESS, (DECIDES,)
+    if states != {RequestState.DONE.value}:
+        return OrderState.FAILED, reasons or ("a person discarded the result",)
+    if {one.outcome for one in last} == {Outcome.UNSUITABLE.value}:
+        return OrderState.REJECTED, reasons
+    return OrderState.COMPLETED, reasons
+
+
+_STAYS = (OrderState.PLACED, OrderState.WAITING)
+
+
+def settle(connection: sa.Connection, journal: Journal, request_id: str) -> None:
+    """A request has ended: so have, perhaps, the orders that it answers."""
+    query = sa.select(orders).join(order_requests, order_requests.c.order_id == orders.c.order_id)
+    query = query.where(order_requests.c.request_id == request_id)
+    if connection.dialect.name == "postgresql":  # of two requests of an order that end at once
+        query = query.with_for_update(of=orders)
+    for found in connection.execute(query).all():
+        row = order_row(found)
+        state, reasons = state_now(row, requests_of(connection, row.order.order_id))
+        change(connection, journal, row, state, reasons)
+
+
+# --- forgetting them -------------------------------------------------------------------------
+
+
+def forget_of_study(connection: sa.Connection, study_instance_uid: str) -> int:
+    """Delete the orders about a study, for which nothing is left to be done; returns how many."""
+    return _forget(connection, orders.c.study_instance_uid == study_instance_uid)
+
+
+def forget_before(connection: sa.Connection, before: datetime) -> int:
+    """Delete orders that ended long ago and about whose study nothing is held: it never came, or
+    they were refused; returns how many."""
+    held = sa.exists().where(
+        studies.c.study_instance_uid == orders.c.study_instance_uid, studies.c.purged_at.is_(None)
+    )
+    return _forget(connection, orders.c.changed_at < before, ~held)
+
+
+def _forget(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> int:
+    over = sa.select(orders.c.order_id).where(orders.c.state.not_in(_WAITING), *conditions)
+    connection.execute(sa.delete(order_requests).where(order_requests.c.order_id.in_(over)))
+    gone = connection.execute(sa.delete(orders).where(orders.c.order_id.in_(over)))
+    return gone.rowcount
+
+
+# --- jobs ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One of several looks, one after another, at what can be done for an order."""
+
+    order_id: str
+    line: str
+    """Tells the looks that follow each other from those that begin later."""
+    number: int = 0
+    """How many went before it."""
+    goes_on: bool = True
+    """Whether another one follows, if there is something to wait for."""
+
+    def job(self, order: Order, delay_seconds: float = 0.0) -> Job:
+        """The job of this look; enqueued again it is the same."""
+        mark = f"{self.line} {self.number}{'' if self.goes_on else ' last'}"
+        return Job(
+            kind=ORDER_JOB,
+            queue=ORDER_QUEUE,
+            job_id=f"order:{order.order_id}:{mark.replace(' ', ':')}",
+            argument=f"{order.order_id} {mark}",
+            priority=int(order.priority),
+            delay_seconds=delay_seconds,
+        )
+
+
+def look_of(argument: str) -> Look:
+    """The look that a job is."""
+    order_id, line, number, *last = argument.split(" ")
+    return Look(order_id, line, int(number), goes_on=not last)
+
+
+def order_job(order: Order, *, goes_on: bool = True) -> Job:
+    """The first look at what can be done for an order."""
+    return Look(order.order_id, uuid.uuid4().hex, goes_on=goes_on).job(order)
+
+
+def take_up(connection: sa.Connection, jobs: Jobs, study_instance_uid: str) -> int:
+    """Something became of a study: have the orders looked at that wait for it; returns how
+    many."""
+    query = sa.select(orders).where(
+        orders.c.study_instance_uid == study_instance_uid, orders.c.state.in_(_WAITING)
+    )
+    waiting = [order_row(row) for row in connection.execute(query)]
+    for row in waiting:
+        jobs.enqueue(connection, order_job(row.order, goes_on=False))
+    return len(waiting)
