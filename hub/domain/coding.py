@@ -28,6 +28,9 @@ class Code:
 
     @property
     def system(self) -> str:
-        """FHIR ``Coding.system``; a private scheme becomes ``urn:caidx:codes:<scheme>``."""
+        """FHIR ``Coding.system``; a private scheme becomes ``urn:caidx:codes:<scheme>``. Codes that
+        came by FHIR from a system that DICOM has no designator for have its URI in place of one."""
         scheme = self.coding_scheme_designator
+        if ":" in scheme:
+            return scheme
         return CODING_SYSTEMS.get(scheme, f"urn:caidx:codes:{scheme}")

@@ -96,6 +96,8 @@ class Finding:
     """A sentence for people, from the manifest."""
     locations: tuple[ImageLocation, ...] = ()
     """Where it lies; each on an image that ``evidence`` names too."""
+    derived_from: tuple[str, ...] = ()
+    """``observation_id`` of the measured values that it rests on; of the request's study."""
     critical: bool = False
     """A person has to know at once, by the rules of the model or the route (`hub.domain.critical`);
     set by the hub, never by an adapter."""

@@ -99,11 +99,15 @@ class InferenceRequest:
         return tuple(o for i in current if isinstance(i, ObservationInput) for o in i.observations)
 
 
-def input_digest(model: ModelKey, series: Iterable[Series]) -> str:
+def input_digest(
+    model: ModelKey, series: Iterable[Series], observations: Iterable[Observation] = ()
+) -> str:
     """SHA-256 over what a model would be asked about: its own key and, of each instance, UID and
-    digest. Equal digests are the same question."""
+    digest; of each value its identifier, which says where it stands and what it states. Equal
+    digests are the same question."""
     instances = sorted((i.sop_instance_uid, i.sha256) for one in series for i in one.instances)
     question = [model.model_id, model.version, model.sha256, *(" ".join(i) for i in instances)]
+    question += sorted(f"observation {one.observation_id}" for one in observations)
     return hashlib.sha256("\n".join(question).encode()).hexdigest()
 
 

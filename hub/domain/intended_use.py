@@ -8,7 +8,8 @@ from datetime import date
 from itertools import pairwise
 
 from hub.domain.model_card import IntendedUse, ModelCard
-from hub.domain.model_input import VolumeInput
+from hub.domain.model_input import ObservationsInput, VolumeInput
+from hub.domain.observed_input import ValueIn, chosen_input, feeds, same_unit
 from hub.domain.study import Instance, Series, Study
 
 _AGE = re.compile(r"(\d{3})([DWMY])")
@@ -18,15 +19,25 @@ _SPACING_SLACK = 1.001
 
 
 def unsuitable_reasons(
-    card: ModelCard, study: Study, series: tuple[Series, ...]
+    card: ModelCard, study: Study, series: tuple[Series, ...], value_in: ValueIn = same_unit
 ) -> tuple[str, ...]:
-    """Why the model must not run on these series; empty when it may.
+    """Why the model must not run on these series, or on the values of this case; empty when it may.
 
-    Sentences for people at the modality or the viewer. They name header values, never the
-    patient. What the header does not say counts as unsuitable where the intended use needs it.
+    Sentences for people at the modality or the viewer. They name header values and measured
+    values, never the patient. What the input does not say counts as unsuitable where the intended
+    use needs it.
+
+    Args:
+        value_in: how measured values become those of another unit; left out, none do.
     """
     use = card.intended_use
-    reasons = [*_age(use, study, series), *_sex(use, study)]
+    reasons = [*_age(card, study, series), *_sex(use, study)]
+    if isinstance(card.input, ObservationsInput):
+        if not study.is_case:
+            return ("The model reads measured values, not images.", *reasons)
+        return (*chosen_input(card, study, value_in).reasons, *reasons)
+    if study.is_case:
+        return ("The model reads images, not measured values.", *reasons)
     if len(series) != 1:
         return (f"The model reads one series; {len(series)} were chosen.", *reasons)
     chosen = series[0]
@@ -92,12 +103,14 @@ def _count(card: ModelCard, series: Series) -> Iterator[str]:
 # --- the patient -------------------------------------------------------------------------
 
 
-def _age(use: IntendedUse, study: Study, series: tuple[Series, ...]) -> Iterator[str]:
-    if use.minimum_age_years is None and use.maximum_age_years is None:
+def _age(card: ModelCard, study: Study, series: tuple[Series, ...]) -> Iterator[str]:
+    use, is_fed = card.intended_use, "age_years" in feeds(card)
+    if use.minimum_age_years is None and use.maximum_age_years is None and not is_fed:
         return
-    age = _age_years(study, series)
+    age = age_years(study, series)
     if age is None:
-        yield "The patient's age is not known; the model has an age limit."
+        wish = "needs it" if is_fed else "has an age limit"
+        yield f"The patient's age is not known; the model {wish}."
         return
     if use.minimum_age_years is not None and age < use.minimum_age_years:
         yield f"The patient is younger than {use.minimum_age_years:g} years."
@@ -105,8 +118,9 @@ def _age(use: IntendedUse, study: Study, series: tuple[Series, ...]) -> Iterator
         yield f"The patient is older than {use.maximum_age_years:g} years."
 
 
-def _age_years(study: Study, series: tuple[Series, ...]) -> float | None:
-    """From birth date and study date; otherwise from PatientAge (0010,1010), VR AS."""
+def age_years(study: Study, series: tuple[Series, ...]) -> float | None:
+    """From birth date and study date: whole years, below one a fraction; otherwise from PatientAge
+    (0010,1010), VR AS. None where nobody says."""
     born, examined = _date(study.patient.patient_birth_date), _date(study.study_date)
     if born and examined and born <= examined:
         before_birthday = (examined.month, examined.day) < (born.month, born.day)

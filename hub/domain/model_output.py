@@ -59,6 +59,8 @@ class ScalarFinding:
     statement: str = ""
     location: LocationSpec | None = None
     """Where it was measured."""
+    observations: tuple[str, ...] = ()
+    """Names of the measured values that it rests on; left out: all that the model is given."""
     __pydantic_config__ = STRICT
 
 
@@ -79,6 +81,8 @@ class PresenceFinding:
     statements: Statements = field(default_factory=Statements)
     location: LocationSpec | None = None
     """Where it lies; left out of a finding that is absent."""
+    observations: tuple[str, ...] = ()
+    """Names of the measured values that it rests on; left out: all that the model is given."""
     __pydantic_config__ = STRICT
 
 
@@ -95,9 +99,13 @@ class ClassFinding:
     finding_site: Code | None = None
     minimum_probability: float = 0.0
     """Below it the answer is not assessable."""
+    has_probabilities: bool = True
+    """``false``: the vector only marks the class, and no probability is reported."""
     statement: str = ""
     location: LocationSpec | None = None
     """What was classified."""
+    observations: tuple[str, ...] = ()
+    """Names of the measured values that it rests on; left out: all that the model is given."""
     __pydantic_config__ = STRICT
 
 

@@ -15,6 +15,9 @@ from hub.domain.critical import CriticalRule
 from hub.domain.inference import Priority
 from hub.domain.study import Series, Study
 
+LOINC = "LN"
+"""Coding scheme designator (PS3.16 section 8)."""
+
 Variables = Mapping[str, object]
 """What an expression may see: JSON-like values by name."""
 
@@ -134,13 +137,23 @@ class Incomplete:
     reasons: tuple[str, ...]
 
 
-Decision = Match | NoMatch | Incomplete | RuleError
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The rule matches, but a person has suspended its model: one alert was raised by that. A
+    person has the routes applied again once it is active."""
+
+    route: str
+    reasons: tuple[str, ...]
+
+
+Decision = Match | NoMatch | Incomplete | Suspended | RuleError
 
 
 def match(route: Route, study: Study, among: Collection[str] | None = None) -> Decision:
     """Apply one route to one study, or to those of its series that ``among`` names.
 
-    A study that is held back by an identity problem matches nothing, and says so.
+    A study that is held back by an identity problem matches nothing, and says so. Of a case, the
+    model is given all of its values.
     """
     if study.problems:
         return NoMatch(route.name, study.problems)
@@ -156,6 +169,14 @@ def match(route: Route, study: Study, among: Collection[str] | None = None) -> D
         )
     except RuleFailedError as error:
         return RuleError(route.name, (str(error),))
+    return _with_input(route, study, chosen)
+
+
+def _with_input(route: Route, study: Study, chosen: tuple[str, ...]) -> Decision:
+    """The study is what the route is for; ``chosen`` of its series are."""
+    if study.is_case:
+        given = f"values: {len(study.observations)} given"
+        return Match(route.name, (), (f"study: {route.when.text}", given))
     if not chosen:
         return NoMatch(route.name, (f"no series is: {route.series.text}",))
     state = study.completeness
@@ -183,6 +204,15 @@ def study_variables(study: Study) -> Variables:
         "source": study.source,
         "number_of_series": len(study.series),
         "number_of_instances": len(study.instances),
+        "is_case": study.is_case,
+        "observations": sorted(
+            {
+                code.code_value
+                for value in study.observations
+                for code in value.codes
+                if code.coding_scheme_designator == LOINC
+            }
+        ),
     }
 
 

@@ -224,13 +224,15 @@ def _patient_id(reference: Mapping[str, Any]) -> Iterator[str]:
 
 # --- HL7 v2 ------------------------------------------------------------------------------
 
+_LABORATORY = "LAB"
 _DICOM_STUDY = "113014"
 """(113014, DCM, "DICOM Study"): OBX-3 of the Study Instance UID."""
 
 
 def _of_oru(content: bytes) -> Stated:
     """Patients from PID-3, the order from OBR-18 and OBR-19, the study from the OBX that names
-    it: where IHE RAD-128 has them. (OBR-3 is the hub's own number.)"""
+    it: where IHE RAD-128 has them. (OBR-3 is the hub's own number.) A result of the laboratory
+    (OBR-24) has no study."""
     segments = [line for line in content.decode("utf-8").split("\r") if line]
     if not segments or not segments[0].startswith("MSH"):
         raise RejectedError("no HL7 v2 message")
@@ -246,6 +248,9 @@ def _of_oru(content: bytes) -> Stated:
             stated[_ACCESSION_ISSUER].add(marks.plain(_at(fields, 19)))
         elif fields[0] == "OBX" and _at(fields, 3).split(marks.component)[0] == _DICOM_STUDY:
             stated[_STUDY].add(marks.plain(_at(fields, 5)))
+    services = {_at(segment.split(marks.field), 24) for segment in segments if segment[:3] == "OBR"}
+    if services == {_LABORATORY} and not stated[_STUDY]:
+        del stated[_STUDY]
     if not all(stated.values()):
         raise RejectedError("a result without a patient, an order or a study")
     return {name: frozenset(values) for name, values in stated.items()}

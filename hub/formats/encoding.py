@@ -195,11 +195,25 @@ def check_document_identity(request: InferenceRequest, result: InferenceResult) 
         raise IntegrityError(f"the result does not belong to its request: {', '.join(problems)}")
 
 
+def _foreign_values(request: InferenceRequest, result: InferenceResult) -> list[str]:
+    problems = []
+    given = (*request.study.observations, *request.observations)
+    if any(one.patient.key != request.study.patient.key for one in given):
+        problems.append("a value of another patient")
+    if not set(request.observations) <= set(request.study.observations):
+        problems.append("a value outside the case")
+    known = {one.observation_id for one in request.observations}
+    if any(not known.issuperset(f.derived_from) for f in result.findings):
+        problems.append("a finding of values that the model was not given")
+    return problems
+
+
 def _foreign_references(request: InferenceRequest, result: InferenceResult) -> list[str]:
     study_uid = request.study.study_instance_uid
     instances = request.study.instances
     known = {i.sop_instance_uid for i in instances if i.study_instance_uid == study_uid}
     problems = []
+    problems += _foreign_values(request, result)
     if len(known) != len(instances):
         problems.append("an instance of another study")
     if any(e.sop_instance_uid not in known for f in result.findings for e in f.evidence):

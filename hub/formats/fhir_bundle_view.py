@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import orjson
+
 Json = dict[str, Any]
 
 
@@ -57,6 +59,12 @@ class BundleView:
                 found[url] = observation
                 waiting += [item["reference"] for item in observation.get("hasMember", [])]
         return list(found.values())
+
+
+def resources_of(content: bytes) -> list[tuple[str, str]]:
+    """Type and id of every resource in a transaction of ours: the UUID of its ``fullUrl``."""
+    entries = orjson.loads(content)["entry"]
+    return [(e["resource"]["resourceType"], e["fullUrl"].rpartition(":")[2]) for e in entries]
 
 
 def objects_in(value: Json) -> list[Json]:

@@ -32,13 +32,14 @@ from hub.formats.ucum import is_unit
 Rule = Callable[[BundleView], Iterator[str]]
 
 _OID = re.compile(r"urn:oid:(?=.{1,64}\Z)(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
+_ELSEWHERE = re.compile(r"(https?://[^\s]+/)?[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}(/_history/\S+)?")
 _DESIGNATORS = {system: designator for designator, system in CODING_SYSTEMS.items()}
 _LEADS_TO = {
     "result": {"Observation"},
     "hasMember": {"Observation"},
     "imagingStudy": {"ImagingStudy"},
     "device": {"Device"},
-    "derivedFrom": {"ImagingStudy"},
+    "derivedFrom": {"ImagingStudy", "Observation"},
     "focus": {"ImagingStudy"},
     "owner": {"Device"},
     "about": {"DiagnosticReport"},
@@ -118,13 +119,26 @@ def identities_are_single(view: BundleView) -> Iterator[str]:
 
 
 def references_lead_somewhere(view: BundleView) -> Iterator[str]:
-    """To an entry of the same Bundle, or to a contained resource."""
-    for resource, one in view.objects:
-        reference = one.get("reference")
-        if not isinstance(reference, str):
-            continue
-        if reference not in view.by_url and reference not in _inside(resource):
-            yield "a reference in a FHIR transaction leads to no entry"
+    """To an entry of the same Bundle, or to a contained resource; what a report was made from and
+    who asked for it may stand at the receiver, or anywhere."""
+    for resource in view.resources:
+        outside = set(_outside(resource))
+        for one in objects_in(resource):
+            reference = one.get("reference")
+            if not isinstance(reference, str) or reference in view.by_url:
+                continue
+            if reference in outside and _ELSEWHERE.fullmatch(reference):
+                continue
+            if reference not in _inside(resource):
+                yield "a reference in a FHIR transaction leads to no entry"
+
+
+def _outside(resource: Json) -> Iterator[str]:
+    """What may stand elsewhere: the order, and measured values."""
+    asked = [*resource.get("basedOn", []), *resource.get("derivedFrom", [])]
+    asked += [one.get("valueReference", {}) for one in resource.get("input", [])]
+    asked += [one["what"] for one in resource.get("entity", []) if one["role"] == "source"]
+    yield from (str(one.get("reference", "")) for one in asked)
 
 
 def _inside(resource: Json) -> set[str]:
@@ -183,8 +197,9 @@ def one_study(view: BundleView) -> Iterator[str]:
     series = {f"urn:oid:{one['uid']}" for study in studies for one in study.get("series", [])}
     for provenance in view.of_type("Provenance"):
         for entity in provenance.get("entity", []):
-            named = entity["what"].get("identifier", {}).get("value")
-            if entity["role"] == "source" and named is not None and named not in series:
+            identifier = entity["what"].get("identifier", {})
+            is_series = entity["role"] == "source" and identifier.get("system") == DICOM_UID
+            if is_series and identifier.get("value") not in series:
                 yield "a source that is not in the study"
 
 

@@ -12,6 +12,7 @@ from base64 import b64encode
 
 from hub.domain.inference import InferenceRequest
 from hub.domain.model_card import ModelCard
+from hub.domain.model_input import ObservationsInput
 from hub.formats.encoding import device_uid
 from hub.formats.fhir_resources import (
     ARTIFICIAL_INTELLIGENCE,
@@ -87,6 +88,11 @@ def _model_card(card: ModelCard) -> Json:
     }
 
 
+def _values(card: ModelCard) -> str:
+    wanted = card.input.observations if isinstance(card.input, ObservationsInput) else ()
+    return ", ".join(spec.name for spec in wanted)
+
+
 def model_card_text(card: ModelCard) -> str:
     """What a clinician should know of the model, as Markdown; what is not known is left out."""
     use, law = card.intended_use, card.regulation
@@ -97,7 +103,7 @@ def model_card_text(card: ModelCard) -> str:
         "Intended purpose": use.purpose,
         "Not for": "; ".join(use.not_for),
         "For": ", ".join(part for part in (use.user, use.environment) if part),
-        "Input": ", ".join(use.modalities),
+        "Input": ", ".join(use.modalities) or _values(card),
         "Regulation": device_class if law.medical_device else "no medical device",
         "Certificate": law.certificate_number,
         "UDI-DI": law.udi_di,

@@ -37,15 +37,14 @@ from hub.formats.fhir_resources import (
     compact,
     concept,
     device_url,
-    imaging_study_url,
     instant,
     performers,
     quantity,
-    study_datetime,
     subject,
     uid_identifier,
     urn,
 )
+from hub.formats.fhir_sources import LABORATORY, effective, report_based_on, sources
 from hub.formats.fhir_status import (
     ENTERED_IN_ERROR,
     is_replacement,
@@ -126,7 +125,10 @@ class _Frame:
 
 
 def category_of(request: InferenceRequest) -> str:
-    """``imaging``, or ``procedure`` for an ECG (the category of R4's own ECG examples)."""
+    """``imaging``, ``laboratory`` for values that are made of measured values, or ``procedure`` for
+    an ECG (the category of R4's own ECG examples)."""
+    if request.study.is_case:
+        return LABORATORY
     return "procedure" if is_electrocardiogram(request) else "imaging"
 
 
@@ -208,11 +210,12 @@ def _common(request: InferenceRequest, card: ModelCard, context: EncodingContext
         meta={"security": [AI_ASSERTED]},
         category=[coded(OBSERVATION_CATEGORY, category_of(request))],
         subject=subject(study, context),
-        effectiveDateTime=study_datetime(study, context),
+        effectiveDateTime=effective(request, context),
         issued=instant(context.made_at),
         performer=performers(request, card, context),
         device={"reference": device_url(request.model)},
-        derivedFrom=[{"reference": imaging_study_url(study)}],
+        basedOn=report_based_on(request, context) if request.based_on else None,
+        derivedFrom=sources(request),
     )
 
 
@@ -230,9 +233,19 @@ def _observed(frame: _Frame, finding: Finding, number: int, *, alone: bool) -> R
         bodySite=_body_site(finding.finding_site, finding.laterality),
         method={"text": f"{frame.card.name} {frame.card.version}"},
         component=_components(frame, finding),
+        **_rests_on(frame, finding),
         **_answer(frame, finding),
     )
     return ReportedObservation(uuid, resource, top_level=True, critical=finding.critical)
+
+
+def _rests_on(frame: _Frame, finding: Finding) -> Json:
+    """Of measured values, those of this finding and their time."""
+    ids = finding.derived_from
+    if not ids:
+        return {}
+    moment = effective(frame.request, frame.context, ids)
+    return {"derivedFrom": sources(frame.request, ids), "effectiveDateTime": moment}
 
 
 def _answer(frame: _Frame, finding: Finding) -> Json:

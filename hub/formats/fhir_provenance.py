@@ -17,11 +17,11 @@ from hub.formats.fhir_resources import (
     coded,
     compact,
     device_url,
-    imaging_study_url,
     instant,
     organization,
     uid_identifier,
 )
+from hub.formats.fhir_sources import sources
 from hub.formats.fhir_status import is_replacement
 from hub.formats.report_text import person_name
 
@@ -102,8 +102,7 @@ def _display(person: Person) -> str:
 
 def _sources(request: InferenceRequest) -> list[Json]:
     used = [{"identifier": uid_identifier(series.series_instance_uid)} for series in request.series]
-    sources = [{"reference": imaging_study_url(request.study)}, *used]
-    return [{"role": "source", "what": source} for source in sources]
+    return [{"role": "source", "what": source} for source in [*sources(request), *used]]
 
 
 def _replaced(

@@ -52,7 +52,8 @@ def in_r5(bundle: Json) -> Json:
 
 
 def _diagnostic_report(report: Json) -> Json:
-    report["study"] = report.pop("imagingStudy")
+    if "imagingStudy" in report:
+        report["study"] = report.pop("imagingStudy")
     if "presentedForm" in report:
         # integer64 is text in JSON (R5 json, "Primitive Elements")
         forms = [form | {"size": str(form["size"])} for form in report["presentedForm"]]

@@ -24,6 +24,7 @@ from hub.domain.delivery import DICOM_KINDS, Document, DocumentKind
 from hub.domain.finding import Presence
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.model_card import ModelCard
+from hub.formats.case_values import value_lines
 from hub.formats.encoding import EncodingContext, check_document_identity, document_uuid
 from hub.formats.fhir_checks import check_rules, check_shape
 from hub.formats.fhir_critical import critical_entries, critical_statement
@@ -38,7 +39,6 @@ from hub.formats.fhir_provenance import practitioner, provenance
 from hub.formats.fhir_resources import (
     AI_ASSERTED,
     Json,
-    accession,
     coded,
     coding,
     compact,
@@ -49,11 +49,11 @@ from hub.formats.fhir_resources import (
     instant,
     lasting_uuid,
     performers,
-    study_datetime,
     subject,
     uid_identifier,
     urn,
 )
+from hub.formats.fhir_sources import effective, report_based_on
 from hub.formats.fhir_status import headlines, report_status
 from hub.formats.fhir_task import task, task_url
 from hub.formats.fhir_transaction import create, put, update
@@ -61,6 +61,7 @@ from hub.formats.report_state import standing
 
 DIAGNOSTIC_SERVICE = "http://terminology.hl7.org/CodeSystem/v2-0074"
 IMAGING_REPORT = "85430-7"
+LABORATORY_SERVICE = "LAB"
 
 Related = Mapping[DocumentKind, Document]
 
@@ -107,9 +108,10 @@ def transaction(
     everything = (*found, *surplus)
     targets = [report_url, *(observation.full_url for observation in everything)]
     made_from = provenance(request, context, report["identifier"][0], targets, dicom_uids(related))
+    images = [] if study.is_case else [imaging_study(study, context)]
     entries = [
         create(device_url(request.model), device(request, card)),
-        create(imaging_study_url(study), imaging_study(study, context)),
+        *(create(imaging_study_url(study), one) for one in images),
         *(update(observation.full_url, observation.resource) for observation in everything),
         update(report_url, report),
         update(task_url(request), task(request, result, card, context, report_url)),
@@ -159,22 +161,22 @@ def _report(
 ) -> Json:
     study = request.study
     person = context.report.verifier
-    order = accession(study, context)
+    images = [] if study.is_case else [{"reference": imaging_study_url(study)}]
     return compact(
         resourceType="DiagnosticReport",
         meta={"security": [AI_ASSERTED]},
         identifier=list(_identifiers(request, context, related)),
-        basedOn=[{"type": "ServiceRequest", "identifier": order}] if order else None,
+        basedOn=report_based_on(request, context),
         status=report_status(request, result, context),
         category=_category(request),
         code=concept(card.procedure.report_code),
         subject=subject(study, context),
-        effectiveDateTime=study_datetime(study, context),
+        effectiveDateTime=effective(request, context),
         issued=instant(context.made_at),
         performer=performers(request, card, context),
         resultsInterpreter=[practitioner(person)] if person else None,
         result=[{"reference": o.full_url} for o in found if o.top_level],
-        imagingStudy=[{"reference": imaging_study_url(study)}],
+        imagingStudy=images,
         conclusion=conclusion(request, result, card, context),
         conclusionCode=_conclusion_codes(result, context),
         presentedForm=_presented_form(card, context, related),
@@ -191,6 +193,8 @@ def _identifiers(
 
 
 def _category(request: InferenceRequest) -> list[Json]:
+    if request.study.is_case:
+        return [coded(DIAGNOSTIC_SERVICE, LABORATORY_SERVICE, "Laboratory")]
     if is_electrocardiogram(request):
         return [coded(DIAGNOSTIC_SERVICE, "EC") | {"text": "Electrocardiography"}]
     radiology = coded(DIAGNOSTIC_SERVICE, "RAD", "Radiology")
@@ -209,6 +213,7 @@ def conclusion(
         sentences.append(critical_statement(result))
         sentences += [f.statement for f in result.findings]
         sentences += [f"Warning: {warning}" for warning in result.warnings]
+        sentences += value_lines(request, card, context.timezone)
     full = dict.fromkeys(f"{sentence.rstrip('.')}." for sentence in sentences if sentence)
     return "\n".join(full)
 

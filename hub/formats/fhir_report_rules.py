@@ -17,17 +17,37 @@ _MARKED = ("DiagnosticReport", "Observation", "Flag", "CommunicationRequest")
 _CRITICAL = frozenset({"AA", "HH", "LL"})
 _BROKE = ("rejected", "failed")
 _NOTHING_TO_SAY = (CANCELLED, ENTERED_IN_ERROR)
-_SINGLE = ("DiagnosticReport", "ImagingStudy", "Device", "Task", "Provenance")
+_SINGLE = ("DiagnosticReport", "Device", "Task", "Provenance")
+_LABORATORY = "LAB"
 
 
 def one_report(view: BundleView) -> Iterator[str]:
-    """A transaction is one version of one report of one study."""
+    """A transaction is one version of one report of one study; one on measured values has none."""
     for resource_type in _SINGLE:
         if len(view.of_type(resource_type)) != 1:
             yield f"not exactly one {resource_type}"
+    studies = view.of_type("ImagingStudy")
+    if not _is_on_values(view) and len(studies) != 1:
+        yield "not exactly one ImagingStudy"
+    if _is_on_values(view) and studies:
+        yield "an ImagingStudy of measured values"
     silent = [report for report in view.reports if not report.get("result")]
     if any(report["status"] not in _NOTHING_TO_SAY for report in silent):
         yield "a report without an Observation: silence is no negative finding"
+
+
+def values_are_named(view: BundleView) -> Iterator[str]:
+    """What was computed from measured values says from which; a value stands for nothing else."""
+    if not _is_on_values(view):
+        return
+    for observation in view.named_observations:
+        if _says_something(observation) and not observation.get("derivedFrom"):
+            yield "an Observation on measured values does not say on which"
+
+
+def _is_on_values(view: BundleView) -> bool:
+    categories = [c for report in view.reports for c in report.get("category", [])]
+    return _LABORATORY in first_codes(categories)
 
 
 def ai_is_marked(view: BundleView) -> Iterator[str]:
@@ -174,6 +194,7 @@ def _is_group(observation: Json) -> bool:
 
 RULES = (
     one_report,
+    values_are_named,
     ai_is_marked,
     statuses_agree,
     withdrawn_says_nothing,

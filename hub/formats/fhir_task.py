@@ -12,7 +12,6 @@ from hub.domain.model_card import ModelCard
 from hub.formats.encoding import EncodingContext
 from hub.formats.fhir_resources import (
     Json,
-    accession,
     compact,
     device_url,
     imaging_study_url,
@@ -21,6 +20,7 @@ from hub.formats.fhir_resources import (
     subject,
     urn,
 )
+from hub.formats.fhir_sources import based_on, sources
 
 REQUEST_SYSTEM = "urn:caidx:requests"
 
@@ -58,7 +58,7 @@ def task(
 ) -> Json:
     """The Task after this version of the report, whose ``fullUrl`` is ``report_url``."""
     study, outcome = request.study, result.outcome
-    order = accession(study, context)
+    images = None if study.is_case else {"reference": imaging_study_url(study)}
     broke = outcome in _ISSUE
     return compact(
         resourceType="Task",
@@ -67,18 +67,19 @@ def task(
             {"system": context.result_system, "value": _uuid(request)},
             {"system": REQUEST_SYSTEM, "value": request.request_id},
         ],
-        basedOn=[{"type": "ServiceRequest", "identifier": order}] if order else None,
+        basedOn=based_on(request, context),
         status=_STATUS[outcome],
         statusReason={"text": "; ".join(result.reasons)} if result.reasons else None,
         businessStatus={"text": _business_status(result, context)},
         intent="order",
         priority=_PRIORITIES[request.priority],
         code={"text": f"AI analysis: {card.procedure.title}"},
-        focus={"reference": imaging_study_url(study)},
+        focus=images,
         **{"for": subject(study, context)},
         lastModified=instant(context.made_at),
         requester=organization(context),
         owner={"reference": device_url(request.model)},
+        input=_input(request) if study.is_case else None,
         output=_output(report_url, broke=broke),
     )
 
@@ -88,6 +89,12 @@ def _business_status(result: InferenceResult, context: EncodingContext) -> str:
         return "Withdrawn: the report must not be used"
     said = _BUSINESS[result.outcome]
     return f"{said}, verified" if context.report.verifier else f"{said}, not verified"
+
+
+def _input(request: InferenceRequest) -> list[Json]:
+    """The values that the model was given."""
+    named = {"text": "Measured value"}
+    return [{"type": named, "valueReference": reference} for reference in sources(request)]
 
 
 def _output(report_url: str, *, broke: bool) -> list[Json]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 from hub.domain.coding import Code
 from hub.domain.identity import PatientIdentity
+from hub.domain.inference import InferenceRequest
 from hub.domain.report import Person
 from hub.domain.study import Study
+from hub.formats.case_values import measured_at
 from hub.formats.hl7v2_message import components, escaped, joined, subcomponents
 
 _REPRESENTATIONS = ("A", "I", "P")
@@ -114,6 +117,26 @@ def examined_at(study: Study) -> str:
     named = (one.attributes.get("timezone_offset_from_utc", "") for one in study.instances)
     offset = next(named, "")
     return f"{day}{digits}{offset if _OFFSET.fullmatch(offset) else ''}"
+
+
+def observed_at(request: InferenceRequest) -> str:
+    """TS of the examination; of measured values that of the newest, in UTC."""
+    if request.study.is_case:
+        return f"{measured_at(request).astimezone(UTC):%Y%m%d%H%M%S}+0000"
+    return examined_at(request.study)
+
+
+def placer_order_number(based_on: Iterable[str]) -> str:
+    """EI of the first identifier of type PLAC (table 0203) among references to what asked for a
+    result (FHIR references, JSON text); empty where there is none."""
+    for reference in based_on:
+        identifier = json.loads(reference).get("identifier", {})
+        codes = {one.get("code") for one in identifier.get("type", {}).get("coding", ())}
+        if "PLAC" in codes and identifier.get("value"):
+            system = str(identifier.get("system", ""))
+            kind = _type_of(system) if system else ""
+            return components(str(identifier["value"]), "", system.removeprefix(_URN_OID), kind)
+    return ""
 
 
 def _is(text: str, form: str, length: int) -> bool:

@@ -13,7 +13,7 @@ from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest
 from hub.domain.model_card import ModelCard
 from hub.formats.encoding import EncodingContext, device_uid
-from hub.formats.hl7v2_fields import coded_element, examined_at, person, timestamp
+from hub.formats.hl7v2_fields import coded_element, observed_at, person, timestamp
 from hub.formats.hl7v2_message import components, escaped, formatted, segment
 
 _OTHER = re.compile(r"[^A-Za-z0-9]+")
@@ -80,13 +80,13 @@ class Observations:
             self.segments.append(segment("NTE", note))
 
     def _common(self) -> dict[int, str]:
-        study, model = self.request.study, self.request.model
+        model = self.request.model
         observer = self.context.report.verifier
         equipment = components(str(model), "CAIDX", device_uid(model), "ISO")
         udi = self.card.regulation.udi_di
         made_at = self.context.made_at.astimezone(self.context.timezone)
         return {
-            14: examined_at(study),
+            14: observed_at(self.request),
             16: person(observer.name, observer.identifier, observer.identifier_system)
             if observer is not None
             else "",

@@ -3,7 +3,8 @@
 The shape follows IHE RAD-128 (Send Imaging Result): PID, PV1, ORC, OBR with the accession number
 in OBR-18 and its issuer in OBR-19, TQ1, and OBX, one of them the Study Instance UID
 (113014, DCM). OBR-3 is the hub's own number of the report, not the order's: the result stands
-beside a radiologist's report and never in its place. It is the same in all versions and for all
+beside a radiologist's report and never in its place. Of measured values (OBR-24 LAB) there is no
+study, and the sentences name the values. It is the same in all versions and for all
 revisions of the study, so that a later message corrects the earlier one.
 
 =====================================  ======  ==============================================
@@ -59,12 +60,13 @@ from hub.formats.fhir_status import (
 from hub.formats.hl7v2_fields import (
     coded_element,
     date,
-    examined_at,
     interpreter,
     namespace,
+    observed_at,
     patient_identifier,
     patient_name,
     person,
+    placer_order_number,
     sex,
     timestamp,
 )
@@ -85,10 +87,17 @@ DICOM_STUDY = Code("113014", "DCM", "DICOM Study")
 SOP_INSTANCE = Code("sop-instance-uid", "99CAIDX", "SOP Instance UID of a DICOM object of it")
 IMAGING_REPORT = Code("18748-4", "LN", "Diagnostic imaging study")
 ELECTROCARDIOGRAM_REPORT = Code("11524-6", "LN", "EKG study")
+LABORATORY_REPORT = Code("11502-2", "LN", "Laboratory report")
 FINDING_SITE = Code("363698007", "SCT", "Finding site")
 LATERALITY = Code("272741003", "SCT", "Laterality")
 WITHDRAWN_CODE = Code("withdrawn", "99CAIDX", "Withdrawn: must not be used")
 
+LABORATORY = "LAB"
+_REPORTS = {
+    LABORATORY: LABORATORY_REPORT,
+    "EC": ELECTROCARDIOGRAM_REPORT,
+    "RAD": IMAGING_REPORT,
+}
 _REPORT_STATUS = {
     PRELIMINARY: "P",
     FINAL: "F",
@@ -197,13 +206,15 @@ def _order(
     lasting = derived_uuid("hl7v2", study.study_instance_uid, request.route, request.model.model_id)
     filler = components(_short(lasting.bytes, _NUMBER_LENGTH), SENDING_APPLICATION)
     priority = "S" if _is_critical(result, context) else "R"
-    examined = examined_at(study)
+    examined = observed_at(request)
+    placer = placer_order_number(request.based_on)
     person_in_charge = context.report.verifier
-    yield segment("ORC", {1: "RE", 3: filler})
+    yield segment("ORC", {1: "RE", 2: placer, 3: filler})
     yield segment(
         "OBR",
         {
             1: "1",
+            2: placer,
             3: filler,
             4: coded_element(card.procedure.report_code),
             5: priority,
@@ -211,7 +222,7 @@ def _order(
             18: escaped(study.accession_number),
             19: escaped(study.issuer_of_accession_number),
             22: timestamp(context.made_at.astimezone(context.timezone)),
-            24: "EC" if _is_electrocardiogram(request) else "RAD",
+            24: _service(request),
             25: _REPORT_STATUS[report_status(request, result, context)],
             32: interpreter(person_in_charge) if person_in_charge is not None else "",
         },
@@ -219,6 +230,13 @@ def _order(
     for number, text in enumerate(statements(request, result, context), start=1):
         yield segment("NTE", {1: str(number), 2: "L", 3: formatted(text)})
     yield segment("TQ1", {1: "1", 7: examined, 9: priority})
+
+
+def _service(request: InferenceRequest) -> str:
+    """Table 0074."""
+    if request.study.is_case:
+        return LABORATORY
+    return "EC" if _is_electrocardiogram(request) else "RAD"
 
 
 def _text_status(
@@ -397,15 +415,16 @@ def _refer(
     status: str,
 ) -> None:
     """The study, the DICOM objects of the same result, and the page for people."""
-    study = request.study.study_instance_uid
-    rows.add(coded_element(DICOM_STUDY), _NO_RESULT, "ST", escaped(study))
+    if not request.study.is_case:
+        study = request.study.study_instance_uid
+        rows.add(coded_element(DICOM_STUDY), _NO_RESULT, "ST", escaped(study))
     for kind, document in related.items():
         if kind in DICOM_KINDS:
             uid, name = escaped(document.document_id), escaped(kind.value)
             rows.add(coded_element(SOP_INSTANCE), _NO_RESULT, "ST", uid, sub_id=name)
     page = related.get(DocumentKind.PDF)
     if page is not None:
-        code = ELECTROCARDIOGRAM_REPORT if _is_electrocardiogram(request) else IMAGING_REPORT
+        code = _REPORTS[_service(request)]
         content = b64encode(page.content).decode("ascii")
         encapsulated = components("", "application", "pdf", "Base64", content)
         rows.add(coded_element(code), status, "ED", encapsulated)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
 from hub.domain.model_card import ModelCard
+from hub.formats.case_values import value_lines
 from hub.formats.encoding import EncodingContext
 from hub.formats.fhir_status import headlines
 from hub.formats.report_state import (
@@ -59,6 +60,7 @@ def conclusion(
     lines = list(statements(request, result, context))
     if not context.report.is_withdrawn:
         lines += [_line(finding, card) for finding in result.findings]
+        lines += value_lines(request, card, context.timezone)
     lines.append(f"AI: {card.name} {card.version}, {card.vendor.name}")
     return "\n".join(lines)
 

@@ -10,8 +10,14 @@ from pathlib import PurePosixPath
 
 from hub.domain.coding import Code
 from hub.domain.model_card import ModelCard
-from hub.domain.model_input import ImageInput, VolumeInput, WaveformInput
-from hub.domain.model_runtime import Artefact, OnnxRuntime, TensorBinding, VendorHttpRuntime
+from hub.domain.model_input import ImageInput, ObservationsInput, VolumeInput, WaveformInput
+from hub.domain.model_runtime import (
+    Artefact,
+    OnnxRuntime,
+    OpenInferenceRuntime,
+    TensorBinding,
+    VendorHttpRuntime,
+)
 from hub.domain.model_steps import (
     Clip,
     CropOrPad,
@@ -30,7 +36,10 @@ from hub.domain.model_steps import (
     Window,
 )
 from hub.formats.codes import code_problem
+from hub.formats.manifest_observations import image_faults, observation_faults
 from hub.formats.manifest_output import SINGLE, Fault, Path, data_axes, is_rgb, output_faults
+from hub.formats.manifest_server import server_faults
+from hub.formats.manifest_vendor import vendor_faults
 
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -56,8 +65,12 @@ def card_faults(card: ModelCard) -> Iterator[Fault]:
     yield from _codes(card)
     yield from _intended_use(card)
     yield from _priors(card)
-    for index, step in enumerate(card.preprocessing):
-        yield from _step(card, step, ("preprocessing", index))
+    if isinstance(card.input, ObservationsInput):
+        yield from observation_faults(card, card.input)
+    else:
+        yield from image_faults(card)
+        for index, step in enumerate(card.preprocessing):
+            yield from _step(card, step, ("preprocessing", index))
     yield from _runtime(card)
     yield from output_faults(card)
 
@@ -106,9 +119,10 @@ def _is_date(text: str) -> bool:
 def _intended_use(card: ModelCard) -> Iterator[Fault]:
     use = card.intended_use
     at: Path = ("intended_use",)
-    if not use.modalities:
+    reads_images = not isinstance(card.input, ObservationsInput)
+    if reads_images and not use.modalities:
         yield (*at, "modalities"), "must name at least one modality"
-    if not use.sop_classes:
+    if reads_images and not use.sop_classes:
         yield (*at, "sop_classes"), "must name at least one SOP class"
     for index, uid in enumerate(use.sop_classes):
         if not _UID.fullmatch(uid):
@@ -218,12 +232,17 @@ def _runtime(card: ModelCard) -> Iterator[Fault]:
     if runtime.concurrency < 1:
         yield (*at, "concurrency"), "must be at least 1"
     if isinstance(runtime, VendorHttpRuntime):
+        yield from vendor_faults(card, runtime)
         return
+    if isinstance(runtime, OpenInferenceRuntime):
+        yield from server_faults(card, runtime)
     if not any(binding.feed in ("data", "observation") for binding in runtime.inputs):
         yield (*at, "inputs"), "no input is fed with data"
     names = [binding.name for binding in runtime.inputs]
     if len(set(names)) != len(names):
         yield (*at, "inputs"), "an input is fed twice"
+    if isinstance(card.input, ObservationsInput):
+        return
     for index, binding in enumerate(runtime.inputs):
         yield from _binding(card, binding, (*at, "inputs", index))
 
@@ -255,5 +274,7 @@ def _binding(card: ModelCard, binding: TensorBinding, at: Path) -> Iterator[Faul
         named = [token for token in binding.axes.split() if token != SINGLE]
         if sorted(named) != sorted(wanted):
             yield (*at, "axes"), f"must name {', '.join(wanted)} once each, and 1 for added axes"
-    elif (binding.feed == "frequency_hz") != isinstance(card.input, WaveformInput):
+    elif binding.feed in ("frequency_hz", "spacing_mm") and (
+        binding.feed == "frequency_hz"
+    ) != isinstance(card.input, WaveformInput):
         yield (*at, "feed"), f"{binding.feed} does not exist for the input {card.input.kind}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from hub.domain.model_card import ModelCard
-from hub.domain.model_input import ImageInput, VolumeInput, WaveformInput
+from hub.domain.model_input import ImageInput, ObservationsInput, VolumeInput, WaveformInput
 from hub.domain.model_output import (
     ClassFinding,
     DetectionsFinding,
@@ -49,6 +49,13 @@ def data_axes(card: ModelCard) -> tuple[str, ...]:
     return ("sample",) if selected else ("lead", "sample")
 
 
+def _without_image(card: ModelCard) -> str:
+    """The beginning of a sentence on what an input without images has not; otherwise empty."""
+    if isinstance(card.input, ObservationsInput):
+        return "measured values have"
+    return "a waveform has" if isinstance(card.input, WaveformInput) else ""
+
+
 def output_faults(card: ModelCard) -> Iterator[Fault]:
     """Every contradiction in ``output``: the path of the field and a sentence."""
     output = card.output
@@ -78,8 +85,8 @@ def output_faults(card: ModelCard) -> Iterator[Fault]:
 
 def _finding(card: ModelCard, spec: FindingSpec, at: Path) -> Iterator[Fault]:
     if isinstance(spec, DetectionsFinding):
-        if isinstance(card.input, WaveformInput):
-            yield at, "a waveform has no boxes"
+        if has := _without_image(card):
+            yield at, f"{has} no boxes"
         yield from _detections(spec, at)
         return
     yield from _location(card, spec.location, (*at, "location"))
@@ -95,8 +102,9 @@ def _finding(card: ModelCard, spec: FindingSpec, at: Path) -> Iterator[Fault]:
 
 
 def _location(card: ModelCard, spec: LocationSpec | None, at: Path) -> Iterator[Fault]:
-    if spec is not None and isinstance(card.input, WaveformInput):
-        yield at, "a waveform has no image to lie on"
+    has = _without_image(card)
+    if spec is not None and has:
+        yield at, f"{has} no image to lie on"
 
 
 def _detections(spec: DetectionsFinding, at: Path) -> Iterator[Fault]:
@@ -173,8 +181,8 @@ def _maps(card: ModelCard) -> Iterator[Fault]:
 
 
 def _map(card: ModelCard, spec: MapSpec, at: Path) -> Iterator[Fault]:
-    if isinstance(card.input, WaveformInput):
-        yield at, "a waveform has no map"
+    if has := _without_image(card):
+        yield at, f"{has} no map"
         return
     yield from _axes(card, spec.axes, (*at, "axes"))
     if not spec.label.strip():
@@ -186,8 +194,8 @@ def _region(card: ModelCard) -> Iterator[Fault]:
     if region is None:
         return
     at: Path = ("output", "region")
-    if isinstance(card.input, WaveformInput):
-        yield at, "a waveform has no label map"
+    if has := _without_image(card):
+        yield at, f"{has} no label map"
         return
     yield from _axes(card, region.axes, (*at, "axes"))
     if region.probabilities is not None:

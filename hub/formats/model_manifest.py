@@ -16,6 +16,13 @@ from hub.errors import ConfigError, ConfigProblem
 from hub.formats.manifest_checks import card_faults
 from hub.formats.yaml_document import YamlDocument, read_yaml, validate
 
+PYTHON_ARTEFACT = "python:"
+"""How the path of a file begins that an installed Python distribution ships."""
+_NOT_IN_PACKAGE = (
+    "must be a file of the package: only models that ship with Python packages may "
+    "name files of those"
+)
+
 
 @cache
 def _card() -> TypeAdapter[ModelCard]:
@@ -41,15 +48,41 @@ def _card_of(document: YamlDocument) -> ModelCard:
     return card
 
 
+def read_own_manifest(text: str, file: str) -> ModelCard:
+    """The model card of a manifest whose files all come with it: none is one that an installed
+    Python distribution ships.
+
+    Raises:
+        ConfigError: every mistake with its line.
+    """
+    document = read_yaml(text, file)
+    card = _card_of(document)
+    problems = tuple(
+        document.problem((*path, "path"), _NOT_IN_PACKAGE)
+        for path, artefact in _artefacts(card)
+        if artefact.path.startswith(PYTHON_ARTEFACT)
+    )
+    if problems:
+        raise ConfigError(problems)
+    return card
+
+
 def load_package(
     manifest_text: str, file: str, read_artefact: Callable[[Artefact], bytes]
+) -> tuple[ModelCard, ModelKey]:
+    """As ``load_pinned``, from the bytes of the files."""
+    return load_pinned(manifest_text, file, lambda a: hashlib.sha256(read_artefact(a)).hexdigest())
+
+
+def load_pinned(
+    manifest_text: str, file: str, digest_of: Callable[[Artefact], str]
 ) -> tuple[ModelCard, ModelKey]:
     """The card and the key of a package whose files are what the manifest pins.
 
     Args:
         manifest_text: ``model.yaml``.
         file: its name, for messages.
-        read_artefact: gives the bytes of a file of the package; may raise ``ConfigError``.
+        digest_of: gives the SHA-256 of a file of the package; may raise ``ConfigError``.
 
     Raises:
         ConfigError: the manifest is wrong, a file is missing or another one than pinned.
@@ -59,7 +92,7 @@ def load_package(
     problems: list[ConfigProblem] = []
     for path, artefact in _artefacts(card):
         try:
-            found = hashlib.sha256(read_artefact(artefact)).hexdigest()
+            found = digest_of(artefact)
         except ConfigError as error:
             problems += [document.problem((*path, "path"), p.message) for p in error.problems]
             continue

@@ -14,6 +14,8 @@ field                    meaning
                          first one stands for an answer
 ``report``               version, status, and whether a person verified or withdrew it
 ``critical``             whether a finding is critical; never of a report that is withdrawn
+``observations``         of a request on measured values, in place of the study: their numbers, as
+                         in the record of the request
 ``images``               received and expected, where images are known to be missing
 ``findings``             of an assessed request, with codes and values; none of a report that is
                          withdrawn
@@ -68,8 +70,7 @@ def encode(
         "event": _event(request, context),
         "made_at": context.made_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "request_id": request.request_id,
-        "study_instance_uid": study.study_instance_uid,
-        "study_revision": study.key.revision,
+        **_subject(request),
         "accession_number": study.accession_number,
         "route": request.route,
         "model": {"id": model.model_id, "version": model.version, "sha256": model.sha256},
@@ -89,6 +90,17 @@ def encode(
         identity=result.identity,
         content=orjson.dumps(notice),
     )
+
+
+def _subject(request: InferenceRequest) -> Json:
+    """The study; or the measured values, by the hub's own numbers of them."""
+    study = request.study
+    if study.is_case:
+        return {"observations": [one.observation_id for one in request.observations]}
+    return {
+        "study_instance_uid": study.study_instance_uid,
+        "study_revision": study.key.revision,
+    }
 
 
 def _event(request: InferenceRequest, context: EncodingContext) -> str:

@@ -25,6 +25,7 @@ from hub.domain.model_card import ModelCard
 from hub.domain.report import ReportVersion
 from hub.formats import report_style as style
 from hub.formats import report_text as words
+from hub.formats.case_values import measured_at, value_lines
 from hub.formats.encoding import PRODUCT_NAME, EncodingContext
 from hub.formats.report_boxes import alert, boxes, paragraph, struck
 from hub.formats.report_frame import NumberedCanvas, Page
@@ -94,10 +95,11 @@ def _story(
     version = context.report
     return [
         *_title(card),
-        _identification(request),
+        _identification(request, context),
         *boxes(request, result, version),
         *_findings(result, card, version),
         *_statements(result, version),
+        *_values(request, card, context),
         *_places(request, result, version),
         *_warnings(result),
         *_model(card),
@@ -110,7 +112,7 @@ def _title(card: ModelCard) -> list[Flowable]:
     return [paragraph(card.procedure.title, style.TITLE), paragraph(model, style.SUBTITLE)]
 
 
-def _identification(request: InferenceRequest) -> Flowable:
+def _identification(request: InferenceRequest, context: EncodingContext) -> Flowable:
     study, patient = request.study, request.study.patient
     issuer = f" ({patient.issuer_of_patient_id})" if patient.issuer_of_patient_id else ""
     accession = study.accession_number or "not given"
@@ -122,7 +124,7 @@ def _identification(request: InferenceRequest) -> Flowable:
     ]
     right = [
         ("Examination", study.study_description or _modalities(request)),
-        ("Examined", f"{words.date(study.study_date)} {words.time(study.study_time)}"),
+        ("Examined", _examined(request, context)),
         ("Accession number", accession),
         ("Referring physician", words.person_name(study.referring_physician_name)),
     ]
@@ -142,8 +144,18 @@ def _identification(request: InferenceRequest) -> Flowable:
     return table
 
 
+def _examined(request: InferenceRequest, context: EncodingContext) -> str:
+    """The time of the study, or of the newest of the values."""
+    study = request.study
+    if study.is_case:
+        return f"{measured_at(request).astimezone(context.timezone):%Y-%m-%d %H:%M}"
+    return f"{words.date(study.study_date)} {words.time(study.study_time)}"
+
+
 def _modalities(request: InferenceRequest) -> str:
     """What kind of study it is, where it has no description."""
+    if request.study.is_case:
+        return "Measured values"
     return ", ".join(request.study.modalities_in_study) or "not given"
 
 
@@ -170,7 +182,8 @@ def _findings(result: InferenceResult, card: ModelCard, version: ReportVersion) 
         return []
     with_unit = any(finding.unit is not None for finding in result.findings)
     with_probability = any(finding.probability is not None for finding in result.findings)
-    shown = [True, True, True, with_unit, with_probability]
+    with_site = any(words.site(finding) for finding in result.findings)
+    shown = [True, with_site, True, with_unit, with_probability]
     header = [
         paragraph("Finding", style.COLUMN),
         paragraph("Site", style.COLUMN),
@@ -230,6 +243,11 @@ def _places(
     ]
 
 
+def _values(request: InferenceRequest, card: ModelCard, context: EncodingContext) -> list[Flowable]:
+    """What the model was given of a case."""
+    return _section("MEASURED VALUES", value_lines(request, card, context.timezone), bullet=True)
+
+
 def _warnings(result: InferenceResult) -> list[Flowable]:
     if not result.warnings:
         return []
@@ -270,15 +288,8 @@ def _evidence(
     related: Mapping[DocumentKind, Document],
 ) -> list[Flowable]:
     study = request.study
-    series = request.series
-    count = sum(len(s.instances) for s in series)
-    cited = {e.sop_instance_uid for f in result.findings for e in f.evidence}
-    given = f"Given to the model: {_counted(count, 'object')} in {len(series)} series"
-    rest_on = f"; the findings rest on {len(cited)} of them" if result.findings else ""
     lines = [
-        f"{given}{rest_on}. Revision {study.key.revision} of the study.",
-        f"Study Instance UID: {study.study_instance_uid}",
-        *(f"Series Instance UID: {s.series_instance_uid} ({s.modality})" for s in series),
+        *(_values_given(request) if study.is_case else _images_given(request, result)),
         *(f"{said}." for said in [version_statement(version)] if said),
         *predecessor_lines(version),
         *(_related_line(kind, document) for kind, document in sorted(related.items())),
@@ -287,6 +298,26 @@ def _evidence(
     ]
     shown = [paragraph(line, style.SMALL) for line in lines]
     return [KeepTogether([paragraph("EVIDENCE AND IDENTIFIERS", style.HEADING), *shown])]
+
+
+def _images_given(request: InferenceRequest, result: InferenceResult) -> list[str]:
+    study, series = request.study, request.series
+    count = sum(len(s.instances) for s in series)
+    cited = {e.sop_instance_uid for f in result.findings for e in f.evidence}
+    given = f"Given to the model: {_counted(count, 'object')} in {len(series)} series"
+    rest_on = f"; the findings rest on {len(cited)} of them" if result.findings else ""
+    return [
+        f"{given}{rest_on}. Revision {study.key.revision} of the study.",
+        f"Study Instance UID: {study.study_instance_uid}",
+        *(f"Series Instance UID: {s.series_instance_uid} ({s.modality})" for s in series),
+    ]
+
+
+def _values_given(request: InferenceRequest) -> list[str]:
+    """Where the values stand, and which of those that were found they are."""
+    given, found = len(request.observations), len(request.study.observations)
+    known = [one.reference for one in request.observations if one.reference]
+    return [f"Given to the model: {_counted(given, 'value')} of {found} that were found.", *known]
 
 
 def _counted(count: int, noun: str) -> str:

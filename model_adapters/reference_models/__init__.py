@@ -8,3 +8,4 @@ _HERE = Path(__file__).parent
 
 LUNG_DENSITY = _HERE / "lung-density"
 ECG_INTERVALS = _HERE / "ecg-intervals"
+LIVER_KIDNEY_SCORES = _HERE / "liver-kidney-scores"

@@ -95,7 +95,10 @@ function* references(value) {
   if (Array.isArray(value)) for (const item of value) yield* references(item);
   else if (value && typeof value === 'object') {
     for (const [key, inner] of Object.entries(value)) {
-      if (key === 'reference' && typeof inner === 'string' && !inner.startsWith('#')) yield inner;
+      if (key === 'reference' && typeof inner === 'string') {
+        // what it contains itself, and what stands at another server, is not looked for here
+        if (!inner.startsWith('#') && !inner.includes('://')) yield inner;
+      }
       else yield* references(inner);
     }
   }

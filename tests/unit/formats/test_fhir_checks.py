@@ -16,6 +16,7 @@ from hub.formats.fhir_bundle_view import BundleView
 from hub.formats.fhir_checks import RULES, check_bundle, check_rules
 from hub.formats.fhir_report import encode
 from tests import builders
+from tests.unit.formats.case_reports import CaseReport
 from tests.unit.formats.fhir_bundles import (
     CASES,
     Answer,
@@ -364,6 +365,10 @@ def test_every_rule_has_a_bundle_that_only_it_catches() -> None:
         bundle = CASES[case].bundle()
         damage(bundle)
         caught |= _broken_rules(bundle)
+    values = CaseReport().bundle()
+    for one in resources(values, "Observation"):
+        one.pop("derivedFrom")
+    caught |= _broken_rules(values)
     assert caught >= {rule.__name__ for rule in RULES}
 
 

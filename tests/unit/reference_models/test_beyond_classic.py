@@ -285,7 +285,7 @@ def test_absurd_claims_reserve_no_memory_for_labels(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("memory was asked for")
 
-    monkeypatch.setattr("model_adapters.onnx_local.processes._shared_memory", never)
+    monkeypatch.setattr("model_adapters.tensors.processes._shared_memory", never)
     small = chest_phantom(slices=4, rows=64, columns=64)
     absurd = {"Rows": 65535, "Columns": 65535}
     for file in (
