@@ -36,9 +36,9 @@ from hub.config.settings import (
     Settings,
     SiteSettings,
     SourceSettings,
-    WebSettings,
     WorkerSettings,
 )
+from hub.config.web_settings import WebSettings
 
 __all__ = [
     "BUILTIN",

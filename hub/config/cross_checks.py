@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from hub.config.file_model import Components
@@ -15,8 +15,12 @@ _MANIFEST = "model.yaml"
 
 
 def cross_checks(
-    settings: Settings, document: YamlDocument, components: Components
+    settings: Settings,
+    document: YamlDocument,
+    components: Components,
+    registered: Collection[str] | None,
 ) -> Iterator[ConfigProblem]:
+    """``registered``: ids of the registered models; None: nobody has looked which there are."""
     for section in ("sources", "archives", "destinations", "routes"):
         yield from _duplicates(
             [entry.name for entry in getattr(settings, section)], section, document
@@ -26,7 +30,9 @@ def cross_checks(
     yield from _model_problems(settings, document, models)
     yield from _document_problems(settings, document, components)
     yield from _expression_problems(settings, document)
-    yield from _route_problems(settings, document, models)
+    yield from _route_problems(settings, document)
+    yield from _routed_model_problems(settings, document, models, registered)
+    yield from _adapter_problems(settings, document, components)
     yield from _retention_problems(settings, document)
 
 
@@ -140,15 +146,41 @@ def _expression_problems(settings: Settings, document: YamlDocument) -> Iterator
                 yield document.problem(("routes", index, name), f"is not a CEL rule: {error}")
 
 
-def _route_problems(
-    settings: Settings, document: YamlDocument, models: list[str]
+def _routed_model_problems(
+    settings: Settings,
+    document: YamlDocument,
+    models: list[str],
+    registered: Collection[str] | None,
 ) -> Iterator[ConfigProblem]:
+    """A model of a route stands in the file, or is registered. Where nobody looked for the
+    registered ones, the worker raises an alert for one that is neither."""
+    if registered is None:
+        return
+    for index, route in enumerate(settings.routes):
+        if route.model not in models and route.model not in registered:
+            known = ", ".join(filter(None, models)) or "none"
+            others = f"; registered: {', '.join(sorted(registered))}" if registered else ""
+            message = f"there is no model {route.model}; configured: {known}{others}"
+            yield document.problem(("routes", index, "model"), message)
+
+
+def _adapter_problems(
+    settings: Settings, document: YamlDocument, components: Components
+) -> Iterator[ConfigProblem]:
+    for runtime, kind in settings.registration.adapters.items():
+        path = ("registration", "adapters", runtime)
+        adapter = components.adapters.get(kind)
+        if adapter is None:
+            known = ", ".join(sorted(components.adapters)) or "none"
+            yield document.problem(path, f"there is no adapter {kind}; installed: {known}")
+        elif adapter.runtime_kind != runtime:
+            message = f"adapter {kind} runs {adapter.runtime_kind} models"
+            yield document.problem(path, message)
+
+
+def _route_problems(settings: Settings, document: YamlDocument) -> Iterator[ConfigProblem]:
     destinations = {destination.name: destination for destination in settings.destinations}
     for index, route in enumerate(settings.routes):
-        if route.model not in models:
-            known = ", ".join(filter(None, models)) or "none"
-            message = f"there is no model {route.model}; configured: {known}"
-            yield document.problem(("routes", index, "model"), message)
         for position, name in enumerate(route.deliver_to or ()):
             path = ("routes", index, "deliver_to", position)
             if name not in destinations:

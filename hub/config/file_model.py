@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, Field, create_model
 
+from hub.config.section import Section
 from hub.config.settings import (
     ArchiveSettings,
     DestinationSettings,
@@ -18,7 +19,6 @@ from hub.config.settings import (
     ModelSettings,
     Name,
     PlainSections,
-    Section,
     Settings,
     SourceSettings,
 )
@@ -80,7 +80,7 @@ def _described(name: str, annotation: Any) -> tuple[Any, Any]:
 
 def _models(components: Components) -> Any:
     kinds = _literal(*(components.adapters or ["none is installed"]))
-    adapter = (kinds, ModelSettings.model_fields["adapter"])
+    adapter = (kinds | None, ModelSettings.model_fields["adapter"])
     doc = ModelSettings.__doc__
     entry: Any = create_model("Model", __base__=ModelSettings, __doc__=doc, adapter=adapter)
     return tuple[entry, ...]

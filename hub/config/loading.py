@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 from hub.config.cross_checks import cross_checks
 from hub.config.file_model import Components, file_model
 from hub.config.secret_references import resolved
+from hub.config.section import Section
 from hub.config.settings import (
     BUILTIN,
     DEFAULTS_FILE,
@@ -20,7 +21,6 @@ from hub.config.settings import (
     HealthRecordSettings,
     PlainSections,
     RouteSettings,
-    Section,
     Settings,
     SourceSettings,
 )
@@ -31,8 +31,17 @@ DEFAULT_FILE = Path("caidx.yaml")
 """Read when no other file is named."""
 
 
-def load_settings(text: str, file: str, components: Components) -> Settings:
+def load_settings(
+    text: str, file: str, components: Components, *, registered: Collection[str] | None = ()
+) -> Settings:
     """Settings from the text of a YAML file.
+
+    Args:
+        text: the file.
+        file: its name, for messages.
+        components: what is installed.
+        registered: ids of the models that are registered with the hub, which routes may name as
+            well as those of the file; None: nobody has looked, and any is taken.
 
     Raises:
         ConfigError: every mistake, with file, line and field.
@@ -42,15 +51,17 @@ def load_settings(text: str, file: str, components: Components) -> Settings:
     problems: list[ConfigProblem] = []
     raw = resolved(raw, (), document, problems)
     settings = _settings(raw, document, components, problems)
-    problems += cross_checks(settings, document, components)
+    problems += cross_checks(settings, document, components, registered)
     if problems:
         raise ConfigError(tuple(sorted(problems, key=lambda problem: problem.line)))
     return settings
 
 
-def read_settings(path: Path | None, components: Components) -> Settings:
+def read_settings(
+    path: Path | None, components: Components, *, registered: Collection[str] | None = ()
+) -> Settings:
     """Settings from a file; without one from ``caidx.yaml`` in the working directory, and
-    without that the defaults.
+    without that the defaults. ``registered``: as of ``load_settings``.
 
     Raises:
         ConfigError: every mistake, or why the file cannot be read.
@@ -64,7 +75,7 @@ def read_settings(path: Path | None, components: Components) -> Settings:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         problem = ConfigProblem(str(file), 0, "(document)", f"cannot be read: {reason}")
         raise ConfigError((problem,)) from None
-    return load_settings(text, str(file), components)
+    return load_settings(text, str(file), components, registered=registered)
 
 
 def default_settings(components: Components) -> Settings:
@@ -159,20 +170,24 @@ def _options(entry: BaseModel, config: type[Any] | None) -> Any:
 def _adapter_options(
     raw: Any, document: YamlDocument, components: Components, problems: list[ConfigProblem]
 ) -> dict[str, Any]:
-    """Options of every adapter kind that a model uses; the kind's own defaults where the file
-    says nothing about it."""
+    """Options of every adapter kind: the kind's own defaults where the file says nothing about it.
+    One that needs more than that is a mistake only where it is named."""
+    named: dict[str, tuple[str | int, ...]] = {
+        kind: ("registration", "adapters", runtime)
+        for runtime, kind in raw.registration.adapters.items()
+    }
+    named |= {m.adapter: ("models", i, "adapter") for i, m in enumerate(raw.models) if m.adapter}
     options: dict[str, Any] = {}
-    for index, model in enumerate(raw.models):
-        kind = model.adapter
-        if kind in options:
-            continue
+    for kind, adapter in components.adapters.items():
         given = getattr(raw.adapters, kind)
         if given is None:
             try:
-                adapter = TypeAdapter[Any](components.adapters[kind].config)
-                given = validate_data(adapter, {}, document, prefix=("models", index, "adapter"))
+                path = named.get(kind, ())
+                given = validate_data(TypeAdapter[Any](adapter.config), {}, document, prefix=path)
             except ConfigError as error:
-                problems += [_in_adapters(problem, kind) for problem in error.problems]
+                if kind in named:
+                    problems += [_in_adapters(problem, kind) for problem in error.problems]
+                continue
         options[kind] = given
     return options
 

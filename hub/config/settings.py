@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 
+from hub.config.section import Section
+from hub.config.web_settings import WebSettings
 from hub.domain.critical import CriticalRule
 from hub.domain.delivery import DocumentKind, RetryPolicy
 from hub.domain.inference import Outcome, Priority
@@ -38,19 +40,6 @@ def _checked_timezone(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_checked_name)]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, and nothing unknown is accepted."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        validate_default=True,
-        arbitrary_types_allowed=True,
-        defer_build=True,  # they are validated as parts of the whole file only
-    )
 
 
 class IdentifierSettings(Section):
@@ -260,8 +249,21 @@ class ModelSettings(Section):
     package: str
     """Folder that holds the model's `model.yaml`, or `builtin:<id>` for one that an installed
     package ships, e.g. `builtin:lung-density`."""
-    adapter: str = "onnx_local"
-    """The kind of model adapter that runs it."""
+    adapter: str | None = None
+    """The kind of model adapter that runs it; left out: as for registered models, the one that
+    runs the manifest's `runtime.kind` (`registration.adapters`)."""
+
+
+class RegistrationSettings(Section):
+    """Models that are registered while the hub runs (`caidx model register`, and the API)."""
+
+    maximum_package_mib: int = Field(default=2048, ge=1, le=1 << 20)
+    """The largest package, in MiB, unpacked."""
+    load_seconds: float = Field(default=300.0, gt=0, le=3600)
+    """Longest time for the trial load of a model before it is kept or activated."""
+    adapters: Mapping[str, str] = Field(default_factory=dict)
+    """`runtime.kind` of a manifest -> the kind of model adapter that runs it; needed where several
+    are installed that can. Left out: `onnx_local` for `onnx`, else the only one there is."""
 
 
 class RouteRetentionSettings(Section):
@@ -363,20 +365,6 @@ class WorkerSettings(Section):
     its work taken over."""
 
 
-class WebSettings(Section):
-    """Health, metrics and the API."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on. The API has no log-in: beyond this host, put an authenticating
-    proxy in front of it."""
-    port: int = Field(default=8080, ge=1, le=65535)
-    """TCP port."""
-    assessment_key: SecretStr | None = None
-    """A long random text that programs send (`Authorization: Bearer ...`) with what people decide
-    about reports, best as a reference (`env:CAIDX_ASSESSMENT_KEY`). Without it the API only
-    reads."""
-
-
 class LogSettings(Section):
     """What is logged, and how it looks. Patient data is never logged."""
 
@@ -405,6 +393,8 @@ class PlainSections(Section):
     """When a study counts as complete."""
     priors: PriorsSettings = PriorsSettings()
     """Prior examinations."""
+    registration: RegistrationSettings = RegistrationSettings()
+    """Models that are registered while the hub runs."""
     outbound: OutboundSettings = OutboundSettings()
     """Whom the hub may call where others say so."""
     delivery: DeliverySettings = DeliverySettings()
@@ -416,7 +406,7 @@ class PlainSections(Section):
     workers: WorkerSettings = WorkerSettings()
     """The processes that do the work."""
     web: WebSettings = WebSettings()
-    """Health, metrics and the read-only API."""
+    """Health, metrics, the API, and the sources that are part of the HTTP server."""
     log: LogSettings = LogSettings()
     """What is logged."""
 
@@ -435,7 +425,8 @@ class Settings(PlainSections):
     destinations: tuple[DestinationSettings, ...] = ()
     """The ways out. Left out: the folder `results` in the data directory."""
     adapters: Mapping[str, Any] = Field(default_factory=dict)
-    """Validated options of each model adapter kind that a model uses."""
+    """Validated options of each model adapter kind that can be used: what the file says, or the
+    kind's defaults where it has one for everything."""
 
     @property
     def database_url(self) -> str:

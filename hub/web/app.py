@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 from fastapi import FastAPI
 
 from hub.bootstrap.hub import Hub, package_of
+from hub.bootstrap.model_register import register_of
+from hub.bootstrap.registration import ModelDesk
+from hub.bootstrap.vendor_requests import VendorRequests
 from hub.errors import ConfigError
 from hub.ports import HttpEndpoint, Jobs, ModelPackage
 from hub.web import api, health, metrics
 from hub.web.context import WebContext, context_of
 from hub.web.errors import install_problem_handlers
+from hub.web.refusals import Refusals
 
 _DESCRIPTION = """\
 What the hub has received, what it asked which model and why, what came back, and where the
-results went. All of it reads, except what people decide about reports. Studies are known by their
-UID; no names, no birth dates of patients.
+results went. All of it reads, except what people decide about reports and what is done about
+models. Every path needs a key of the right scope. Studies are known by their UID; no names, no
+birth dates of patients.
 """
 
 
 def create_app(context: WebContext, endpoints: Sequence[HttpEndpoint] = ()) -> FastAPI:
-    """The application over one hub, and the sources that are part of it."""
+    """The application over one hub, and the sources that are part of it. It stands behind the
+    door (`hub.web.door`), which alone decides who comes in."""
     app = FastAPI(
         title="CAIDX hub",
         version=context.version,
@@ -41,11 +47,14 @@ def create_app(context: WebContext, endpoints: Sequence[HttpEndpoint] = ()) -> F
 
 
 def create_app_of(
-    hub: Hub, endpoints: Sequence[HttpEndpoint] = (), jobs: Jobs | None = None
+    hub: Hub, endpoints: Sequence[HttpEndpoint], jobs: Callable[[], Jobs], refusals: Refusals
 ) -> FastAPI:
-    """The application over one hub, with what its configuration names; without ``jobs`` it only
-    reads."""
-    return create_app(context_of(hub, tuple(_packages(hub)), jobs), endpoints)
+    """The application over one hub, with what its configuration names."""
+    vendors = VendorRequests(hub, jobs)
+    desk = ModelDesk(hub, register_of(hub))
+    models = tuple(_packages(hub))
+    context = context_of(hub, models, jobs, refusals, vendors=vendors, desk=desk)
+    return create_app(context, endpoints)
 
 
 def _packages(hub: Hub) -> Iterator[ModelPackage]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Request
-from pydantic import SecretStr
 
 from hub.bootstrap.hub import Hub
+from hub.domain.access import Principal
 from hub.ports import Clock, Jobs, ModelPackage, at_first_call
 from hub.store.database import Database
-from hub.store.report_ledger import ReportLedger
+from hub.store.journal import Journal
+from hub.web.refusals import Refusals
 
-ASSESSORS = "api:assessment"
-"""Actor of the audit log: who holds the key; the person is named beside it."""
+if TYPE_CHECKING:
+    from hub.bootstrap.registration import ModelDesk
+    from hub.bootstrap.vendor_requests import VendorRequests
 
 _job_queue = at_first_call("hub.durable:JobQueue")
 
@@ -34,36 +37,68 @@ class WebContext:
     """Version of the hub."""
     heartbeat_seconds: float
     """How often a worker says that it is alive."""
-    assessment_key: SecretStr | None = None
-    """Opens the assessment of reports; None: it is closed."""
-    reports: ReportLedger | None = None
-    """In the name of those who hold the key; None: nothing is written here."""
+    jobs: Callable[[], Jobs]
+    """What puts jobs into the transactions of those handlers that write; ask for it before one."""
+    refusals: Refusals = field(default_factory=Refusals)
+    """What the door of this process has refused."""
+    vendors: VendorRequests | None = None
+    """What vendors send and fetch about requests; None: nobody serves them here."""
+    desk: ModelDesk | None = None
+    """Where models are registered; None: only the configured ones are shown."""
+
+    def journal(self, principal: Principal) -> Journal:
+        """Writes in the name of whoever asks."""
+        return Journal(self.clock, principal.actor)
 
 
-def context_of(hub: Hub, models: tuple[ModelPackage, ...], jobs: Jobs | None = None) -> WebContext:
+def context_of(
+    hub: Hub,
+    models: tuple[ModelPackage, ...],
+    jobs: Callable[[], Jobs],
+    refusals: Refusals,
+    *,
+    vendors: VendorRequests | None = None,
+    desk: ModelDesk | None = None,
+) -> WebContext:
     """The context over one hub."""
-    reports = None
-    if jobs is not None:
-        reports = ReportLedger(hub.database, jobs, hub.journal(ASSESSORS))
     return WebContext(
         database=hub.database,
         models=models,
         clock=hub.clock,
         version=version("caidx-hub"),
         heartbeat_seconds=hub.settings.workers.heartbeat_seconds,
-        assessment_key=hub.settings.web.assessment_key,
-        reports=reports,
+        jobs=jobs,
+        refusals=refusals,
+        vendors=vendors,
+        desk=desk,
     )
 
 
+class _LateJobs:
+    """The job engine, loaded when it is first asked for: most web roles only read."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database_url = database_url
+        self._lock = threading.Lock()
+        self._queue: Any = None
+
+    def __call__(self) -> Jobs:
+        with self._lock:
+            if self._queue is None:
+                self._queue = _job_queue(self._database_url)
+            queue: Jobs = self._queue
+            return queue
+
+    def close(self) -> None:
+        if self._queue is not None:
+            self._queue.close()
+
+
 @contextmanager
-def assessment_jobs(hub: Hub) -> Iterator[Jobs | None]:
-    """Puts jobs into the hub's transactions, where reports may be assessed here; the job engine is
-    loaded only for that."""
-    if not hub.settings.web.assessment_key:
-        yield None
-        return
-    jobs = _job_queue(hub.database.url)
+def late_jobs(hub: Hub) -> Iterator[Callable[[], Jobs]]:
+    """What puts jobs into the hub's transactions, loaded at the first call; ask for it before a
+    transaction, which would wait for that."""
+    jobs = _LateJobs(hub.database.url)
     try:
         yield jobs
     finally:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
+from hub.domain.access import Principal, Scope
 from hub.errors import TransientError
 from hub.store import workers
 from hub.store.database import schema_version
 from hub.supervisor.processes import process_is_alive
 from hub.web.context import Context, WebContext
+from hub.web.door import principal_if_any
 
 router = APIRouter(prefix="/health", tags=["health"])
 
 _SILENT_AFTER_HEARTBEATS = 5
 _ROLES = ("receiver", "indexer", "worker")
+_DETAILS_FOR = frozenset({Scope.OPERATOR, Scope.AUDITOR})
 
 
 class Check(BaseModel):
@@ -29,11 +32,16 @@ class Check(BaseModel):
     detail: str
 
 
-class HealthReport(BaseModel):
+class HealthState(BaseModel):
     """``ready`` is what load balancers act on: the database can be read and has this version's
     schema. Roles that are not running make it ``degraded``: what arrived waits for them."""
 
     status: Literal["ready", "degraded", "not-ready"]
+
+
+class HealthReport(HealthState):
+    """For those who run the hub: why."""
+
     version: str
     checks: list[Check]
 
@@ -45,8 +53,12 @@ def live() -> dict[str, str]:
 
 
 @router.get("/ready", responses={503: {"description": "Not ready"}})
-def ready(context: Context, response: Response) -> HealthReport:
-    """The database and the roles."""
+def ready(
+    context: Context,
+    response: Response,
+    principal: Annotated[Principal | None, Depends(principal_if_any)],
+) -> HealthReport | HealthState:
+    """The database and the roles; the details with a key of an operator or auditor only."""
     try:
         checks = [_schema(context)]
         if checks[0].ok:
@@ -60,6 +72,8 @@ def ready(context: Context, response: Response) -> HealthReport:
     status: Literal["ready", "degraded", "not-ready"] = (
         "ready" if all_well else "degraded" if usable else "not-ready"
     )
+    if principal is None or principal.scope not in _DETAILS_FOR:
+        return HealthState(status=status)
     return HealthReport(status=status, version=context.version, checks=checks)
 
 

@@ -15,9 +15,11 @@ from typing import Any
 from fastapi import FastAPI
 
 from hub.bootstrap.hub import Hub
+from hub.ports import Jobs
 from hub.web import health
 from hub.web.context import context_of
 from hub.web.errors import install_problem_handlers
+from hub.web.refusals import Refusals
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -80,10 +82,10 @@ class LateApplication:
         return self._make()
 
 
-def health_application(hub: Hub) -> FastAPI:
+def health_application(hub: Hub, jobs: Callable[[], Jobs], refusals: Refusals) -> FastAPI:
     """What answers before the API is made: whether the process lives, and can do its work."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.context = context_of(hub, models=())
+    app.state.context = context_of(hub, (), jobs, refusals)
     install_problem_handlers(app)
     app.include_router(health.router)
     return app

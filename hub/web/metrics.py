@@ -12,15 +12,15 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from hub.domain.delivery import DeliveryState
 from hub.domain.inference import Outcome
 from hub.errors import TransientError
+from hub.store.counts import Counts, counts
 from hub.store.delivery_ledger import ALARMING
-from hub.store.overview import Counts, counts
 from hub.store.report_versions import VersionState
 from hub.store.results import RequestState
 from hub.web.context import Context, WebContext
@@ -53,6 +53,7 @@ class HubCollector(Collector):
         info = GaugeMetricFamily("caidx_build_info", "Version of the hub.", labels=["version"])
         info.add_metric([self._context.version], 1)
         yield info
+        yield self._refused()
         up = GaugeMetricFamily("caidx_database_up", "1 when the database can be read.")
         try:
             found = counts(self._context.database)
@@ -63,6 +64,13 @@ class HubCollector(Collector):
         up.add_metric([], 1)
         yield up
         yield from self._counted(found)
+
+    def _refused(self) -> Metric:
+        text = "Requests that the door of this process refused."
+        family = CounterMetricFamily("caidx_http_refused", text, labels=["reason"])
+        for reason, count in self._context.refusals.counts.items():
+            family.add_metric([reason], count)
+        return family
 
     def _counted(self, found: Counts) -> Iterator[Metric]:
         yield _by(

@@ -1,16 +1,15 @@
 """What people decide about reports: accept, modify, reject; and the reports themselves.
 
-The API has no log-in yet: who may write holds one key, and names the person.
+A key belongs to a program; the program names the person.
 """
 
 from __future__ import annotations
 
-import hmac
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Path, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from hub.domain.assessment import Decision, FindingChange
@@ -19,6 +18,7 @@ from hub.errors import RejectedError
 from hub.store.report_ledger import NoSuchRequestError, NotDecidableError, ReportLedger
 from hub.store.report_overview import ReportRow, report_of_request
 from hub.web.context import Context
+from hub.web.door import CurrentPrincipal
 
 router = APIRouter(prefix="/results/{request_id}", tags=["reports"])
 
@@ -29,7 +29,6 @@ _CAUSES = {
     "modify": ReportCause.MODIFIED,
     "reject": ReportCause.REJECTED,
 }
-_CLOSED = "assessments are closed: `web.assessment_key` in the configuration opens them"
 _NO_REQUEST = "no request with this identifier"
 
 
@@ -72,23 +71,9 @@ class AssessedVersion(BaseModel):
     made_at: datetime
 
 
-def _assessor(
-    context: Context, authorization: Annotated[str, Header(max_length=1000)] = ""
-) -> ReportLedger:
-    """Whoever holds the key.
-
-    Raises:
-        HTTPException: 403, nobody may; 401, this one may not.
-    """
-    if not context.assessment_key or context.reports is None:
-        raise HTTPException(HTTPStatus.FORBIDDEN, _CLOSED)
-    scheme, _, given = authorization.partition(" ")
-    key = context.assessment_key.get_secret_value()
-    right = hmac.compare_digest(given.strip().encode(), key.encode())  # in constant time
-    if scheme.lower() != "bearer" or not right:
-        header = {"WWW-Authenticate": 'Bearer realm="caidx assessments"'}
-        raise HTTPException(HTTPStatus.UNAUTHORIZED, "the key is missing or wrong", header)
-    return context.reports
+def _ledger(context: Context, principal: CurrentPrincipal) -> ReportLedger:
+    """In the name of whoever asks; the person who decides is named beside it."""
+    return ReportLedger(context.database, context.jobs(), context.journal(principal))
 
 
 @router.get("", responses={404: {"description": "No such request"}})
@@ -106,7 +91,7 @@ def report(request_id: RequestId, context: Context) -> ReportRow:
     responses={
         200: {"description": "It was decided so already"},
         401: {"description": "The key is missing or wrong"},
-        403: {"description": "Assessments are closed"},
+        403: {"description": "The key is none of an operator"},
         404: {"description": "No such request"},
         409: {"description": "There is no answer to decide on, or it was withdrawn or replaced"},
         422: {"description": "The assessment does not fit to the findings"},
@@ -116,7 +101,7 @@ def assess(
     request_id: RequestId,
     assessment: Assessment,
     response: Response,
-    ledger: Annotated[ReportLedger, Depends(_assessor)],
+    ledger: Annotated[ReportLedger, Depends(_ledger)],
 ) -> AssessedVersion:
     """Accept, modify or reject a report; the same assessment again changes nothing."""
     try:
