@@ -34,7 +34,7 @@ from hub.errors import IntegrityError, RejectedError
 from hub.formats.encoding import Encoder
 from hub.ports import at_first_call
 from hub.registry import RunningDestination
-from hub.report_steps import Made, ReportMaker
+from hub.report_steps import SHOWN, Made, ReportMaker
 from hub.store import instances, patients, report_versions, results
 from hub.store.database import Database
 from hub.store.deliveries import DeliveryTask
@@ -313,10 +313,7 @@ class Corrections:
         return replace(known, version=row.model.version)
 
     def _registered(self, key: ModelKey) -> ModelCard | None:
-        running = self.maker.registry.models.get(key.model_id)
-        if running is None or running.package.key != key:
-            return None
-        return running.package.card
+        return self.maker.registry.card(key)
 
     # --- making ----------------------------------------------------------------------------
 
@@ -334,6 +331,8 @@ class Corrections:
             replaced_findings=replaced,
         )
         wanted = {} if row.shadow else self._wanted(row, version, answer.result, before)
+        if self.maker.shows_reports and not row.shadow:
+            wanted[SHOWN] = (DocumentKind.FHIR,)
         maker = replace(self.maker, encoders=self._encoders(version, answer))
         made = maker.make(
             answer.request,

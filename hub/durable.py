@@ -130,6 +130,7 @@ class Engine:
         }
         self._dbos = DBOS(config=config)
         self._bells: dict[str, _Bell] = {}
+        self._opening = threading.Lock()
 
     def start(self, work: Mapping[str, Work], queues: tuple[Queue, ...]) -> None:
         """Register what can run and begin to run it."""
@@ -139,14 +140,14 @@ class Engine:
         DBOS.launch()
         _claim_in_turn(self._dbos._sys_db)  # noqa: SLF001 - see there
         for queue in queues:
-            DBOS.register_queue(
-                queue.name,
-                partition_concurrency=queue.partition_concurrency,
-                worker_concurrency=queue.worker_concurrency,
-                polling_interval_sec=POLLING_SECONDS,
-                on_conflict="always_update",
-            )
+            _register(queue)
         self._look_for_jobs()
+
+    def open(self, queue: Queue) -> None:
+        """Begin to run the jobs of one more queue; nothing happens where this process does."""
+        if queue.name not in self._bells:
+            _register(queue)
+            self._look_for_jobs()
 
     def _look_for_jobs(self) -> None:
         """One thread for each queue, those of earlier configurations too: jobs may be left.
@@ -154,16 +155,17 @@ class Engine:
         They are the engine's own threads, started by us so that they can be woken; the engine's
         version is pinned, and a test holds it to this.
         """
-        for queue in DBOS.list_queues():
-            if queue.name in self._bells:
-                continue
-            bell = self._bells[queue.name] = _Bell()
-            threading.Thread(
-                target=queue_worker_thread,
-                args=(bell, self._dbos, queue),
-                name=f"queue-{queue.name}",
-                daemon=True,
-            ).start()
+        with self._opening:
+            for queue in DBOS.list_queues():
+                if queue.name in self._bells:
+                    continue
+                bell = self._bells[queue.name] = _Bell()
+                threading.Thread(
+                    target=queue_worker_thread,
+                    args=(bell, self._dbos, queue),
+                    name=f"queue-{queue.name}",
+                    daemon=True,
+                ).start()
 
     def look_now(self, queue_name: str) -> None:
         """A job was committed to a queue: look for it at once."""
@@ -207,6 +209,16 @@ class Engine:
         for bell in self._bells.values():
             bell.set()
         DBOS.destroy(workflow_completion_timeout_sec=timeout_seconds)
+
+
+def _register(queue: Queue) -> None:
+    DBOS.register_queue(
+        queue.name,
+        partition_concurrency=queue.partition_concurrency,
+        worker_concurrency=queue.worker_concurrency,
+        polling_interval_sec=POLLING_SECONDS,
+        on_conflict="always_update",
+    )
 
 
 def _claim_in_turn(system_database: Any) -> None:

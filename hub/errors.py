@@ -3,6 +3,7 @@
     CaidxError
     ├── ConfigError       a person edits the configuration
     ├── TransientError    try again, after ``retry_after`` seconds
+    │   └── JobLostError  try again from the start
     ├── RejectedError     the peer or the input is wrong: do not try again
     ├── UnsuitableError   outside the model's intended use: a result, not a fault
     └── IntegrityError    stop and call someone
@@ -50,6 +51,11 @@ class TransientError(CaidxError):
         super().__init__(message)
         self.retry_after = retry_after
         """Seconds the peer asked us to wait, where it said so."""
+
+
+class JobLostError(TransientError):
+    """Somebody else's job for us ended without an answer, or is not known there any more: to ask
+    after it is of no use, to begin another one may be."""
 
 
 class RejectedError(CaidxError):

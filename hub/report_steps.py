@@ -35,7 +35,11 @@ CARRY_A_PDF = frozenset(
     }
 )
 
+SHOWN = ""
+"""Stands for a destination: those who read reports from the hub itself, as FHIR."""
+
 _check_documents = at_first_call("hub.formats.invariants:check_documents")
+_resources_of = at_first_call("hub.formats.fhir_bundle_view:resources_of")
 
 Kinds = frozenset[DocumentKind]
 Predecessors = Callable[[tuple[str, ...]], tuple[PreviousDocument, ...]]
@@ -138,6 +142,8 @@ class ReportMaker(DocumentMaker):
     deliveries: DeliveryLedger
     registry: Registry
     journal: Journal
+    shows_reports: bool = False
+    """A source serves reports: each version is made as FHIR, also where no destination gets it."""
 
     def wanted(self, names: Iterable[str]) -> dict[str, tuple[DocumentKind, ...]]:
         """What each of these destinations gets; those that are not configured any more are left
@@ -168,7 +174,10 @@ class ReportMaker(DocumentMaker):
     ) -> None:
         """Put the documents on record and on their way, in the caller's transaction, which has
         locked the study's lines (`DeliveryLedger.lock`)."""
+        filed = tuple(filed)
         results.add_documents(connection, filed)
+        if self.shows_reports:
+            self._show(connection, row, filed)
         for name, documents in made.by_destination.items():
             destination = self.registry.destination(name)
             self.deliveries.start(
@@ -179,6 +188,14 @@ class ReportMaker(DocumentMaker):
                 queue=delivery_queue(destination.concurrency),
                 priority=row.priority if priority is None else priority,
             )
+
+    @staticmethod
+    def _show(connection: sa.Connection, row: RequestRow, filed: Iterable[FiledDocument]) -> None:
+        """Have the resources of a report found by their ids."""
+        for one in filed:
+            if one.document.kind is DocumentKind.FHIR:
+                shown = _resources_of(one.document.content)
+                results.add_fhir_resources(connection, row.request_id, shown)
 
     def alarm_missing(
         self, connection: sa.Connection, row: RequestRow, names: Iterable[str], version: int
@@ -230,6 +247,8 @@ class _Making:
                 self.profiles.setdefault(document.document_id, group.profile)
         self._check(made.values(), version)
         for name, wanted in group.destinations.items():
+            if name == SHOWN:
+                continue
             self.sent[name] = tuple(one for kind, one in made.items() if kind in wanted)
 
     def _check(self, made: Iterable[Document], version: ReportVersion) -> None:
@@ -249,6 +268,8 @@ class _Making:
         known = next(same, None)
         if known is not None:
             return known
+        if kind in DICOM_KINDS and self.request.study.is_case:
+            return None  # there are no images that it could refer to
         begun = self.maker.clock.now()
         document = self.maker.encoders[kind](self.request, self.result, self.card, context, related)
         seconds = (self.maker.clock.now() - begun).total_seconds()

@@ -27,8 +27,12 @@ import sqlalchemy as sa
 from pydicom.filereader import read_file_meta_info
 from ruamel.yaml import YAML
 
+from hub.bootstrap.clock import SystemClock
+from hub.domain.access import Scope
 from hub.store import workers
+from hub.store.api_keys import KeyRing
 from hub.store.database import Database, open_database, sqlite_url
+from hub.store.journal import Journal
 from hub.store.overview import StudyTimeline, study_timeline
 from tests.peers import dcmtk, free_port
 from tests.peers.fhir_server import FhirServer
@@ -51,7 +55,7 @@ AE_TITLE = "CAIDX"
 POOL_BYTES = 16 << 20
 """Less than the default: each start writes so many zeros."""
 
-_OPEN_REQUESTS = ("queued", "running", "retrying")
+_OPEN_REQUESTS = ("queued", "running", "waiting", "retrying")
 _OPEN_DELIVERIES = ("pending", "retrying", "confirming")
 
 _STORESCU_OPTIONS = {
@@ -114,6 +118,7 @@ class RunningHub:
         self._log = folder / "hub.log"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._database: Database | None = None
+        self._keys: dict[tuple[Scope, str], str] = {}
         self.temporary.mkdir(parents=True, exist_ok=True)
         with self.config_file.open("w", encoding="utf-8") as file:
             YAML().dump(self._configuration(), file)
@@ -252,9 +257,22 @@ class RunningHub:
         """Standard output and standard error of every process so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def get(self, path: str) -> httpx.Response:
-        """A request to the web role."""
-        return httpx.get(self.http_url + path, timeout=60)
+    def get(self, path: str, scope: Scope = Scope.OPERATOR) -> httpx.Response:
+        """A request to the web role, with a key."""
+        return httpx.get(self.http_url + path, timeout=60, headers=self.headers(scope))
+
+    def headers(self, scope: Scope) -> dict[str, str]:
+        """What opens the HTTP server's door."""
+        return {"Authorization": f"Bearer {self.key(scope)}"}
+
+    def key(self, scope: Scope, vendor: str = "") -> str:
+        """A key of this hub, made when it is first asked for: operators of the hub use
+        ``caidx key create``."""
+        if (scope, vendor) not in self._keys:
+            name = f"test-{scope}-{len(self._keys)}"
+            ring = KeyRing(self.database, Journal(SystemClock(), "user:test"))
+            self._keys[scope, vendor] = ring.create(name, scope, vendor)[1]
+        return self._keys[scope, vendor]
 
     def caidx(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of the hub's own command line, with its configuration."""

@@ -31,6 +31,7 @@ from hub.formats.archive_answers import (
 )
 from hub.formats.http_answers import is_passing
 from hub.ports import ArchiveContext, RemoteSeries, RemoteStudy, StudyQuery
+from hub.transport.address_guard import AddressGuard
 from hub.transport.http_peer import client
 
 _DICOM_JSON = "application/dicom+json"
@@ -50,7 +51,9 @@ class DicomWebArchive:
     def __init__(self, config: DicomWebArchiveConfig, context: ArchiveContext) -> None:
         self._config = config
         self._context = context
-        self._client = client(config, timeout=None)  # each request has its own
+        networks = context.private_networks
+        guard = None if networks is None else AddressGuard(networks)
+        self._client = client(config, timeout=None, guard=guard)  # each request has its own time
 
     # --- questions ---------------------------------------------------------------------------
 

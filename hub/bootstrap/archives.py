@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -12,7 +13,7 @@ from hub.bootstrap.hub import Hub
 from hub.config import Settings
 from hub.domain.audit import AuditOutcome
 from hub.domain.process import ProcessIdentity
-from hub.errors import ConfigError, ConfigProblem, TransientError
+from hub.errors import ConfigError, ConfigProblem, RejectedError, TransientError
 from hub.fetching import AskRule, Fetching
 from hub.ports import Archive, ArchiveContext, Intake, Jobs
 from hub.prior_steps import PriorSteps
@@ -21,6 +22,11 @@ from hub.store.bell import Bell
 from hub.store.extents import ExtentPool
 from hub.store.reception import IntakeLimits, Rejection, SegmentIntake
 from hub.store.request_ledger import RequestLedger
+from hub.transport.address_guard import AddressGuard
+
+_WADO_RS = "dicomweb"
+"""Kind of the connector that fetches what an order's ImagingStudy.endpoint names (R4 endpoint,
+connectionType ``dicom-wado-rs``)."""
 
 log = structlog.get_logger(__name__)
 
@@ -31,15 +37,22 @@ class Archives:
 
     by_name: Mapping[str, Archive]
     pool: ExtentPool
+    open_endpoint: Callable[[str], Archive] | None = None
+    """A DICOMweb service that an order names; None where nobody places orders here."""
+
+    @property
+    def are_asked(self) -> bool:
+        """Whether anything is ever fetched."""
+        return bool(self.by_name) or self.open_endpoint is not None
 
     def start(self) -> None:
-        if self.by_name:
+        if self.are_asked:
             self.pool.start()
 
     def close(self) -> None:
         for archive in self.by_name.values():
             archive.close()
-        if self.by_name:
+        if self.are_asked:
             self.pool.stop()
 
 
@@ -57,7 +70,37 @@ def build_archives(hub: Hub, process: ProcessIdentity) -> Archives:
         limits=IntakeLimits(storage.maximum_instance_bytes),
         on_rejected=lambda rejection: _record(hub, rejection),
     )
-    return Archives({e.name: build_archive(hub, e.name, intake) for e in settings.archives}, pool)
+    archives = {e.name: build_archive(hub, e.name, intake) for e in settings.archives}
+    open_endpoint = partial(_build_endpoint, hub, intake) if takes_orders(hub) else None
+    return Archives(archives, pool, open_endpoint)
+
+
+def takes_orders(hub: Hub) -> bool:
+    """Whether a source is configured that takes orders."""
+    connectors = hub.components.connectors
+    return any(connectors[entry.kind].shows_reports for entry in hub.settings.sources)
+
+
+def _build_endpoint(hub: Hub, intake: Intake, url: str) -> Archive:
+    """The client of a DICOMweb service whose URL an order brought: it connects to public addresses,
+    and those that the operator names.
+
+    Raises:
+        RejectedError: it cannot be called, or must not be.
+    """
+    connector = hub.components.connectors.get(_WADO_RS)
+    if connector is None or connector.build_archive is None or connector.archive_config is None:
+        raise RejectedError("no connector is installed that speaks DICOMweb")
+    networks = hub.settings.outbound.private_networks
+    AddressGuard(networks).check_url(url)
+    try:
+        config = connector.archive_config(url=url)
+    except ValueError:
+        raise RejectedError("the URL is not that of a DICOMweb service") from None
+    context = ArchiveContext(
+        name="of the order", intake=intake, clock=hub.clock, private_networks=networks
+    )
+    return connector.build_archive(config, context)
 
 
 def build_archive(hub: Hub, name: str, intake: Intake) -> Archive:
@@ -84,13 +127,19 @@ def ask_rules(settings: Settings) -> dict[str, AskRule]:
     }
 
 
-def build_fetching(hub: Hub, archives: Mapping[str, Archive], jobs: Jobs, actor: str) -> Fetching:
+def build_fetching(hub: Hub, archives: Archives, jobs: Jobs, actor: str) -> Fetching:
     """Asks archives and has them send."""
     return Fetching(
         database=hub.database,
         jobs=jobs,
         journal=hub.journal(actor),
-        archives=archives,
+        archives=archives.by_name,
+        urls={
+            entry.name: entry.options.url
+            for entry in hub.settings.archives
+            if hasattr(entry.options, "url")  # those that are asked by DICOMweb
+        },
+        open_endpoint=archives.open_endpoint,
         rules=ask_rules(hub.settings),
         ae_titles=frozenset(
             entry.options.ae_title

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from hub.bootstrap.adapters import Adapters
 from hub.bootstrap.encoding import ENCODERS, encoding_context
 from hub.bootstrap.hub import Hub
-from hub.bootstrap.models import build_adapters, load_registry
+from hub.bootstrap.model_register import ListedModel, ModelRegister, register_of
+from hub.bootstrap.models import build_adapters, load_one
 from hub.bootstrap.worker import routes_of
-from hub.config import model_id_of
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.inference import (
+    Deferred,
     ImagingInput,
     InferenceRequest,
     InferenceResult,
@@ -21,7 +23,7 @@ from hub.domain.inference import (
 )
 from hub.domain.routing import Match, match
 from hub.domain.study import Series, Study
-from hub.errors import RejectedError
+from hub.errors import ConfigError, RejectedError
 from hub.formats.encoding import FIRST_VERSION, check_document_identity
 from hub.pipeline import Pipeline
 from hub.registry import RunningModel
@@ -52,18 +54,20 @@ def preview(
     *,
     actor: str,
     series_instance_uids: tuple[str, ...] = (),
+    version: str = "",
 ) -> Preview:
     """Run a model on the newest whole revision of a study and encode its answer.
 
-    Without named series those that a route gives to this model are taken, or all of them where no
-    route does. That it was done is audited; nothing of the answer is kept.
+    Without ``version`` the one that is in use is run. Without named series those that a route gives
+    to this model are taken, or all of them where no route does. That it was done is audited;
+    nothing of the answer is kept.
 
     Raises:
         RejectedError: no such study or model, or none of these series.
         IntegrityError: the answer belongs to somebody else.
     """
     study = _study(hub, study_instance_uid)
-    with _loaded(hub, model_id) as running:
+    with _loaded(hub, model_id, version) as running:
         chosen = series_instance_uids or _routed(hub, study, model_id)
         request = _request(running, study, _series_of(study, chosen))
         hub_journal = hub.journal(actor)
@@ -76,6 +80,8 @@ def preview(
                 document=kind.value,
             )
         result = Pipeline.infer(running, request)
+    if isinstance(result, Deferred):
+        raise RejectedError("the model answers later: it cannot be tried like this")
     check_document_identity(request, result)
     made = _make(hub, running, request, result, kind)
     found = (one for one in made.documents.values() if one.kind is kind)
@@ -91,18 +97,26 @@ def _study(hub: Hub, study_instance_uid: str) -> Study:
 
 
 @contextmanager
-def _loaded(hub: Hub, model_id: str) -> Iterator[RunningModel]:
-    """The model in a worker process of its own; no other one is loaded."""
-    models = tuple(m for m in hub.settings.models if model_id_of(m.package) == model_id)
-    if not models:
-        raise RejectedError(f"no model {model_id} is configured")
-    only = replace(hub, settings=hub.settings.model_copy(update={"models": models}))
-    adapters = build_adapters(only)
+def _loaded(hub: Hub, model_id: str, version: str) -> Iterator[RunningModel]:
+    """The model in a worker process of its own; no other one is loaded. It need not be active: so
+    a person can see what it says before."""
+    register = register_of(hub)
+    found = register.find(model_id, version)
+    adapters = build_adapters(hub)
     try:
-        yield load_registry(only, adapters).model(model_id)
+        yield _running(hub, register, found, adapters)
     finally:
         for adapter in adapters.values():
             adapter.close()
+
+
+def _running(
+    hub: Hub, register: ModelRegister, found: ListedModel, adapters: Adapters
+) -> RunningModel:
+    try:
+        return load_one(hub, adapters, register.package(found), found.adapter)
+    except ConfigError as error:
+        raise RejectedError(f"model {found.id} cannot run: {error}") from error
 
 
 def _routed(hub: Hub, study: Study, model_id: str) -> tuple[str, ...]:

@@ -12,25 +12,37 @@ from itertools import islice
 
 import structlog
 
-from hub.bootstrap.archives import Archives, build_archives, build_fetching, build_prior_steps
+from hub.bootstrap.archives import (
+    Archives,
+    build_archives,
+    build_fetching,
+    build_prior_steps,
+    takes_orders,
+)
 from hub.bootstrap.encoding import ENCODERS, encoding_context
 from hub.bootstrap.hub import Hub
-from hub.bootstrap.models import LoadingModels
+from hub.bootstrap.models import LiveModels, LoadingModels
+from hub.bootstrap.records import build_records
 from hub.config import Settings
 from hub.domain.delivery import RetryPolicy
+from hub.domain.model_runtime import OnnxRuntime
 from hub.domain.routing import Route
 from hub.durable import Engine, JobQueue, Queue
 from hub.errors import CaidxError
 from hub.fetching import FETCH_JOB, FETCH_QUEUE, FETCHES_AT_ONCE
 from hub.formats.route_expression import compile_expression
+from hub.order_steps import OrderSteps
+from hub.order_values import OrderValues
 from hub.pipeline import Pipeline
-from hub.ports import Archive, Health, ImageRenderer, ModelAdapter, at_first_call
+from hub.ports import Health, ImageRenderer, ModelAdapter, at_first_call
 from hub.prior_steps import PRIORS_JOB, PRIORS_QUEUE
 from hub.registry import Registry
 from hub.report_steps import delivery_queue
+from hub.store import registrations
 from hub.store.delivery_ledger import DELIVERY_JOB, DeliveryLedger
 from hub.store.housekeeper import EngineRecords, Housekeeper
 from hub.store.index_mark import index_mark
+from hub.store.order_rows import ORDER_JOB, ORDER_QUEUE
 from hub.store.report_ledger import REPORT_JOB
 from hub.store.request_ledger import REQUEST_JOB, RequestLedger
 from hub.store.retention import Kept, RetentionPolicy, StudyKeeper
@@ -46,7 +58,11 @@ _COMPLETENESS_SECONDS = 0.02
 _SERIES_SECONDS = 0.25
 _ARCHIVES_SECONDS = 0.2
 _PRIORS_SECONDS = 5.0
+_MODELS_SECONDS = 1.0
+_ELSEWHERE_AT_ONCE = 32
+"""Requests in one worker to models that run elsewhere: it waits for most of their time."""
 _PRIORS_AT_ONCE = 4
+_ORDERS_AT_ONCE = 4
 _STOP_SECONDS = 10
 _SILENT_HEARTBEATS = 5
 
@@ -80,7 +96,7 @@ def build_pipeline(
     jobs: JobQueue,
     actor: str,
     *,
-    archives: Mapping[str, Archive],
+    archives: Archives,
     images: ImageRenderer,
 ) -> Pipeline:
     """The steps of the path of a study, wired to this process's parts."""
@@ -106,6 +122,7 @@ def build_pipeline(
         fetching=fetching,
         priors=build_prior_steps(hub, fetching, requests, registry),
         unique_accession_numbers=hub.settings.identity.unique_accession_numbers,
+        shows_reports=takes_orders(hub),
     )
 
 
@@ -158,6 +175,10 @@ class Worker:
     housekeeper: Housekeeper
     archives: Archives
     images: ProcessRenderer
+    order_values: OrderValues | None = None
+    """Gathers what orders need; None where nobody places any."""
+    models: LiveModels | None = None
+    """Models come and go; None: they stay as they are."""
     _loops: tuple[Loop, ...] = ()
     _mark: datetime | None = None
     """The index mark with which nothing was due."""
@@ -171,6 +192,7 @@ class Worker:
         self.engine.start(
             {
                 **self._fetching_jobs(),
+                **self._order_jobs(),
                 STUDY_JOB: self._isolated(pipeline.run_study, pipeline.study_failed),
                 REQUEST_JOB: self._isolated(pipeline.run_request, pipeline.request_failed),
                 REPORT_JOB: self._isolated(pipeline.run_report, pipeline.report_failed),
@@ -183,6 +205,7 @@ class Worker:
             Loop("heartbeat", lambda: self.life.beat(self.health()), interval),
             Loop("takeover", lambda: self.takeover.take_over_jobs(self.engine), interval),
             Loop("retention", self.housekeeper.turn, self.hub.settings.retention.every_seconds),
+            Loop("models", self._look_at_models, _MODELS_SECONDS),
         )
         if pipeline.fetching is not None and pipeline.fetching.rules:
             self._loops += (Loop("archives", self._ask_archives, _ARCHIVES_SECONDS),)
@@ -192,6 +215,7 @@ class Worker:
             self._loops += (Loop("series", self._start_series, _SERIES_SECONDS),)
         for loop in self._loops:
             loop.start()
+        self._tell_unknown_models()
         threading.Thread(target=self._rehearse, name="rehearsal", daemon=True).start()
 
     def health(self) -> dict[str, Health]:
@@ -212,6 +236,8 @@ class Worker:
         for running in self.pipeline.registry.destinations.values():
             running.destination.close()
         self.archives.close()
+        for record in () if self.order_values is None else self.order_values.records.values():
+            record.close()
         self.images.close()
         self.jobs.close()
 
@@ -222,6 +248,30 @@ class Worker:
             return
         if self.pipeline.complete_due_studies() == 0:
             self._mark = mark
+
+    def _look_at_models(self) -> None:
+        """Load what was activated, forget what was suspended; and have queues for it."""
+        if self.models is None:
+            return
+        self.models.look()
+        for queue in (*self._inference_queues(), *self._priors_queue()):
+            self.engine.open(queue)
+
+    def _tell_unknown_models(self) -> None:
+        """A route whose model is neither configured nor registered never asks anybody."""
+        registry = self.pipeline.registry
+        known = {*registry.models, *registry.broken_models, *registry.suspended}
+        with self.hub.database.read() as connection:
+            known |= {one.model.model_id for one in registrations.all_of(connection)}
+        for route in self.pipeline.routes:
+            if route.model not in known:
+                with self.hub.database.write() as connection:
+                    self.pipeline.journal.alarm(
+                        connection,
+                        "route.model-unknown",
+                        f"route:{route.name}",
+                        reason=f"its model {route.model} is neither configured nor registered",
+                    )
 
     def _start_series(self) -> None:
         self.pipeline.start_complete_series()
@@ -260,26 +310,61 @@ class Worker:
             PRIORS_JOB: self._isolated(priors.run_priors, priors.priors_failed),
         }
 
+    def _order_jobs(self) -> dict[str, Callable[[str], None]]:
+        values = self.order_values
+        if values is None:
+            return {}
+
+        def steps() -> OrderSteps:
+            return OrderSteps(steps=self.pipeline.study_steps, values=values)
+
+        return {
+            ORDER_JOB: self._isolated(
+                lambda argument: steps().run_order(argument),
+                lambda argument, reason: steps().order_failed(argument, reason),
+            )
+        }
+
     def _queues(self) -> tuple[Queue, ...]:
         registry = self.pipeline.registry
         at_once = max(2, os.cpu_count() or 1)
-        inference = {m.package.card.runtime.concurrency for m in registry.models.values()}
         delivery = {d.concurrency for d in registry.destinations.values()}
         return (
             Queue(STUDY_QUEUE, worker_concurrency=at_once),
-            *(Queue(inference_queue(n), n, worker_concurrency=at_once) for n in sorted(inference)),
+            *self._inference_queues(),
             *(Queue(delivery_queue(n), n) for n in sorted(delivery)),
             *self._fetching_queues(),
+            *self._order_queues(),
         )
+
+    def _order_queues(self) -> tuple[Queue, ...]:
+        if self.order_values is None:
+            return ()
+        return (Queue(ORDER_QUEUE, worker_concurrency=_ORDERS_AT_ONCE),)
 
     def _fetching_queues(self) -> tuple[Queue, ...]:
         """Each queue costs its own polling: only where there is something to fetch, or a model
         that wants priors."""
+        fetches = (Queue(FETCH_QUEUE, FETCHES_AT_ONCE),) if self.archives.are_asked else ()
+        return (*fetches, *self._priors_queue())
+
+    def _priors_queue(self) -> tuple[Queue, ...]:
         models = self.pipeline.registry.models.values()
         wants_priors = any(m.package.card.input.priors is not None for m in models)
-        fetches = (Queue(FETCH_QUEUE, FETCHES_AT_ONCE),) if self.archives.by_name else ()
-        priors = (Queue(PRIORS_QUEUE, worker_concurrency=_PRIORS_AT_ONCE),) if wants_priors else ()
-        return (*fetches, *priors)
+        return (Queue(PRIORS_QUEUE, worker_concurrency=_PRIORS_AT_ONCE),) if wants_priors else ()
+
+    def _inference_queues(self) -> tuple[Queue, ...]:
+        models = self.pipeline.registry.models.values()
+        runtimes = {inference_queue(m.package.card.runtime): m.package.card.runtime for m in models}
+        here = max(2, os.cpu_count() or 1)
+        return tuple(
+            Queue(
+                name,
+                runtime.concurrency,
+                worker_concurrency=here if isinstance(runtime, OnnxRuntime) else _ELSEWHERE_AT_ONCE,
+            )
+            for name, runtime in sorted(runtimes.items())
+        )
 
 
 def build_worker(hub: Hub, loading: LoadingModels) -> Worker:
@@ -299,10 +384,10 @@ def build_worker(hub: Hub, loading: LoadingModels) -> Worker:
         engine=engine,
         jobs=jobs,
         adapters=loading.adapters,
-        pipeline=build_pipeline(
-            hub, registry, jobs, actor, archives=archives.by_name, images=images
-        ),
+        pipeline=build_pipeline(hub, registry, jobs, actor, archives=archives, images=images),
+        order_values=OrderValues(hub.database, build_records(hub)) if takes_orders(hub) else None,
         images=images,
         archives=archives,
+        models=loading.models,
         housekeeper=build_housekeeper(hub, engine, process.executor_id),
     )

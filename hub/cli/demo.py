@@ -25,7 +25,8 @@ from hub.domain.delivery import DeliveryState, DocumentKind
 from hub.errors import TransientError
 from hub.ports import SentAs
 from hub.store import audit
-from hub.store.overview import DeliveryRow, StudyTimeline, counts, study_timeline
+from hub.store.counts import counts
+from hub.store.overview import DeliveryRow, StudyTimeline, study_timeline
 from hub.store.results import OPEN_STATES
 
 _FOLDER = Path("var/demo")
@@ -306,7 +307,11 @@ def _tell_what_next(session: Session, place: DemoHub, cases: Sequence[Case]) -> 
         (f"{caidx} audit verify", "prove the log"),
         (f"{caidx} serve", "run this hub again"),
         (f"{caidx} send FOLDER --to CAIDX@127.0.0.1:{place.dicom_port}", "send your own study"),
-        (f"open http://127.0.0.1:{place.web_port}/api/v1/studies", "while it runs"),
+        (f"{caidx} key create --name me --scope operator", "a key to the HTTP API"),
+        (
+            f"curl -u me:KEY http://127.0.0.1:{place.web_port}/api/v1/studies",
+            "while it runs, with that key",
+        ),
     ):
         out.print(f"  {command}  [dim]# {why}[/]", soft_wrap=True)
     out.print()

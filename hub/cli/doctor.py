@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -16,10 +17,13 @@ import typer
 from hub.bootstrap.archives import build_archives
 from hub.bootstrap.hub import Hub, open_hub
 from hub.bootstrap.models import build_adapters, load_registry
+from hub.cli.actor import actor
 from hub.cli.session import Json, Session, session_of
+from hub.config import WebSettings
 from hub.errors import CaidxError, TransientError
 from hub.ports import Archive, Destination
 from hub.store import workers
+from hub.store.api_keys import KeyRing, KeyState
 from hub.store.database import schema_version
 from hub.supervisor.processes import process_is_alive, this_process
 
@@ -119,6 +123,7 @@ def _database(hub: Hub) -> Generator[Finding, None, bool]:
     for role, processes in alive.items():
         detail = f"{len(processes)} running" if processes else "not running"
         yield Finding(role, "ok", detail)
+    yield _keys(hub)
     return any(process_is_alive(process) for process in alive["receiver"])
 
 
@@ -128,7 +133,9 @@ def _ports(session: Session, *, receiver_runs: bool) -> Iterator[Finding]:
         if isinstance(host, str) and isinstance(port, int):
             yield _port(f"source {source.name}", host, port, lambda: receiver_runs)
     web = session.settings.web
-    yield _port("web", web.host, web.port, lambda: _is_our_web(web.host, web.port))
+    yield _port("web", web.host, web.port, lambda: _is_our_web(web))
+    if web.exposure:
+        yield Finding("web", "warning", web.exposure)
 
 
 def _port(what: str, host: str, port: int, is_ours: Callable[[], bool]) -> Finding:
@@ -143,12 +150,33 @@ def _port(what: str, host: str, port: int, is_ours: Callable[[], bool]) -> Findi
     return Finding(what, "ok", f"{host}:{port} is free")
 
 
-def _is_our_web(host: str, port: int) -> bool:
+def _is_our_web(web: WebSettings) -> bool:
+    if web.tls is not None:
+        return _shows(web.host, web.port, web.tls.certificate)
     try:
-        answer = httpx.get(f"http://{host}:{port}/health/live", timeout=2.0)
+        answer = httpx.get(f"http://{web.host}:{web.port}/health/live", timeout=2.0)
     except httpx.HTTPError:
         return False
     return answer.status_code == httpx.codes.OK and "live" in answer.text
+
+
+def _shows(host: str, port: int, certificate: Path) -> bool:
+    """Whether whoever listens there has this certificate (PEM) and its key."""
+    try:
+        shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, port), timeout=2.0))
+        ours = certificate.read_text("ascii").partition(ssl.PEM_FOOTER)[0] + ssl.PEM_FOOTER
+        return shown == ssl.PEM_cert_to_DER_cert(ours[ours.index(ssl.PEM_HEADER) :])
+    except (OSError, ValueError):
+        return False
+
+
+def _keys(hub: Hub) -> Finding:
+    """Without any, nobody can use the HTTP server."""
+    keys = KeyRing(hub.database, hub.journal(actor())).all()
+    active = sum(key.state is KeyState.ACTIVE for key in keys)
+    if not active:
+        return Finding("keys", "ok", "none: the HTTP server is closed; `caidx key create`")
+    return Finding("keys", "ok", f"{active} open the HTTP server")
 
 
 def _models_and_destinations(hub: Hub) -> Iterator[Finding]:

@@ -30,6 +30,9 @@ def preview(
         typer.Option(help="Series Instance UID of the model's input; may be repeated."),
     ] = None,
     *,
+    version: Annotated[
+        str, typer.Option(metavar="V", help="Of the model, active or not; else the one in use.")
+    ] = "",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", dir_okay=False, help="Write the bytes here.")
     ] = None,
@@ -50,6 +53,7 @@ def preview(
             kind,
             actor=actor(),
             series_instance_uids=tuple(series or ()),
+            version=version,
         )
     if shown.document is None:
         raise RejectedError(f"the answer is {shown.result.outcome}, and has no {kind} document")

@@ -56,12 +56,19 @@ class Session:
 
     @cached_property
     def settings(self) -> Settings:
-        """The configuration.
+        """The configuration; its routes may name models that are registered (`config check` looks
+        whether they are).
 
         Raises:
             ConfigError: every mistake in it.
         """
-        return read_settings(self.config_file, self.components)
+        return read_settings(self.config_file, self.components, registered=None)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a hub has a database: one in a file is made when it first runs."""
+        settings = self.settings
+        return settings.database.url is not None or (settings.data / "caidx.sqlite").is_file()
 
     @contextmanager
     def hub(self) -> Iterator[Hub]:
@@ -72,7 +79,7 @@ class Session:
             TransientError: the database cannot be reached.
         """
         settings = self.settings
-        if settings.database.url is None and not (settings.data / "caidx.sqlite").is_file():
+        if not self.has_run:
             raise RejectedError(f"no hub has run in {settings.data} yet; `caidx serve` starts one")
         hub: Hub = _open_hub(settings, self.components)
         try:
@@ -116,10 +123,13 @@ STATE_STYLES = {
     "FAIL": "bold red",
     "stored": "green",
     "retrying": "yellow",
+    "waiting": "yellow",
     "not-assessable": "yellow",
     "unsuitable": "yellow",
     "warning": "yellow",
     "skipped": "yellow",
+    "active": "green",
+    "suspended": "bold red",
     "dead": "bold red",
     "failed": "bold red",
     "refused": "bold red",

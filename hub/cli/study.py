@@ -74,6 +74,7 @@ def show(
     for line in timeline.explanation:
         session.out.print(f"  {cell(line)}")
     session.out.print()
+    _show_values(session, timeline)
     _show_findings(session, timeline)
     _show_reports(session, timeline)
     _show_deliveries(session, timeline)
@@ -164,7 +165,20 @@ def purge(
     session = session_of(context)
     with session.hub() as hub:
         purged = study_keeper(hub).purge_by_hand(study_instance_uid, reason, force=force)
-    session.out.print(f"{purged.instances} images and {purged.documents} documents are deleted")
+    values = f", {purged.values} measured values" if purged.values else ""
+    session.out.print(
+        f"{purged.instances} images{values} and {purged.documents} documents are deleted"
+    )
+
+
+def _show_values(session: Session, timeline: StudyTimeline) -> None:
+    rows = [
+        (one.revision, one.code, one.meaning, one.value, one.unit, one.status, one.age_days)
+        for one in timeline.values
+    ]
+    columns = ("revision", "code", "what", "value", "unit", "status", "days before the order")
+    if rows:
+        session.print_table("measured values", columns, rows, "")
 
 
 def _show_findings(session: Session, timeline: StudyTimeline) -> None:

@@ -22,6 +22,7 @@ from hub.ports.components import (
     DestinationContext,
     HttpEndpoint,
     RecordContext,
+    Refuse,
     SourceContext,
 )
 from hub.ports.destinations import (
@@ -78,6 +79,7 @@ from hub.ports.orders import (
     ReportBundle,
     ReportQuery,
     Reports,
+    Taken,
 )
 from hub.ports.process import (
     Buffer,
@@ -128,6 +130,7 @@ __all__ = [
     "Reception",
     "RecordContext",
     "ReferencedInstance",
+    "Refuse",
     "RemoteSeries",
     "RemoteStudy",
     "RenderedImage",
@@ -145,6 +148,7 @@ __all__ = [
     "SourceContext",
     "Spool",
     "StudyQuery",
+    "Taken",
     "VendorDoor",
     "at_first_call",
 ]

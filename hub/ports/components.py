@@ -30,6 +30,13 @@ class SourceContext:
     """In the web role only."""
     issuers: Mapping[str, str] = field(default_factory=dict)
     """URI of an identifier system -> issuer as in the DICOM header (`site.identifier_systems`)."""
+    private_networks: tuple[str, ...] = ()
+    """`outbound.private_networks`: what a URL that a message brings in may lead to besides public
+    addresses."""
+
+
+Refuse = Callable[[int, str, str], tuple[str, bytes]]
+"""(HTTP status, what is wrong, path) -> (media type, body)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,9 @@ class HttpEndpoint:
     """Where: ``/dicom-web``."""
     application: Any
     """ASGI 3; it answers for its own errors in its protocol's own terms."""
+    refuse: Refuse | None = None
+    """How requests are told in its protocol that the hub's door refuses before it sees them; None:
+    as problem details (RFC 9457)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,8 @@ class ArchiveContext:
     name: str
     intake: Intake
     clock: Clock
+    private_networks: tuple[str, ...] | None = None
+    """As of `SourceContext`, where a message brought the URL; None: the operator gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,8 @@ class Connector:
     """A source with a port of its own, in the receiver's process."""
     build_endpoint: Callable[[Any, SourceContext, Holdings], HttpEndpoint] | None = None
     """Or a source that is part of the hub's HTTP server, in the web role's process."""
+    shows_reports: bool = False
+    """The endpoint serves the reports that the hub has made (`SourceContext.reports`)."""
     archive_config: type[Any] | None = None
     build_archive: Callable[[Any, ArchiveContext], Archive] | None = None
     record_config: type[Any] | None = None

@@ -41,6 +41,16 @@ class PlacedOrder:
     """It was not on record before (``Orders.place``)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What became of a message with orders and values."""
+
+    placed: tuple[PlacedOrder, ...] = ()
+    """In the order of the message."""
+    new_observations: tuple[str, ...] = ()
+    """`Observation.observation_id` of those that were not on record."""
+
+
 class Orders(Protocol):
     """Thread-safe; every call may raise ``TransientError``: not now."""
 
@@ -56,6 +66,30 @@ class Orders(Protocol):
         """Keep values that a source sent; routes that start with values are applied to each
         patient's, once for each ``transaction`` (an identifier of the sender's message).
         Returns the identifiers that were new."""
+        ...
+
+    def take(
+        self, orders: Sequence[Order], observations: Sequence[Observation], transaction: str
+    ) -> Taken:
+        """``observed`` and ``place`` of a whole message: all of it, or nothing.
+
+        Raises:
+            RejectedError: as ``place``, of any of them; nothing was recorded.
+        """
+        ...
+
+    def observations(
+        self,
+        *,
+        observation_id: str = "",
+        patient: PatientIdentity | None = None,
+        identifier: tuple[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> Sequence[Observation]:
+        """Values that sources sent, as they stand now (not those that were replaced, but for the
+        one with this ``observation_id``), the newest first; every argument that is set has to
+        fit."""
         ...
 
     def find(self, order_id: str) -> PlacedOrder | None:
@@ -98,6 +132,8 @@ class ReportQuery:
     """Of a DICOM document of the report."""
     resource: tuple[str, str] | None = None
     """FHIR type and id of a resource of the report."""
+    model: tuple[str, str] | None = None
+    """Id and version of the model that was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +167,15 @@ class HealthRecord(Protocol):
         Raises:
             TransientError: it cannot be asked now.
             RejectedError: it refuses the question, or several patients are meant.
+        """
+        ...
+
+    def patient(self, patient: PatientIdentity) -> PatientIdentity:
+        """The same patient with name, birth date and sex as the record has them.
+
+        Raises:
+            TransientError: it cannot be asked now.
+            RejectedError: it refuses the question, knows no such patient, or several.
         """
         ...
 

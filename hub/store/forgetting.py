@@ -6,6 +6,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from hub.store import order_rows
 from hub.store.schema import (
     association_studies,
     associations,
@@ -20,6 +21,7 @@ from hub.store.schema import (
     storage_commitments,
     studies,
 )
+from hub.store.schema_orders import observations
 
 
 def forget_messages(connection: sa.Connection, before: datetime) -> None:
@@ -50,6 +52,13 @@ def forget_critical_alerts(connection: sa.Connection, before: datetime) -> None:
     connection.execute(sa.delete(critical_alerts).where(critical_alerts.c.raised_at < before))
 
 
+def forget_orders(connection: sa.Connection, before: datetime) -> None:
+    """Drop orders that came to nothing long ago, and values that sources sent long ago: what was
+    made of them goes with its study or case."""
+    order_rows.forget_before(connection, before)
+    connection.execute(sa.delete(observations).where(observations.c.received_at < before))
+
+
 def forget_patients(connection: sa.Connection, before: datetime) -> None:
     """Drop what was said long ago of patients of whom nothing is held: they are names and dates of
     birth. What somebody's ID has become is kept as long as the ID itself: a chain goes link by
@@ -67,6 +76,7 @@ def forget_patients(connection: sa.Connection, before: datetime) -> None:
         sa.delete(patient_changes).where(
             change.received_at < before,
             change.patient_id.not_in(held),
+            change.patient_id.not_in(sa.select(observations.c.patient_id)),
             change.patient_id.not_in(survivors),
         )
     )

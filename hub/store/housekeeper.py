@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from hub.domain.audit import AuditOutcome
-from hub.store import alerts, claims, forgetting, retention, workers
+from hub.store import alerts, claims, deferred, forgetting, retention, workers
 from hub.store.confirmations import forget_reports
 from hub.store.retention import Purged, RetentionPolicy, StudyKeeper
 
@@ -146,8 +146,10 @@ class Housekeeper:
             workers.forget(connection, before, self.engine.holders())
             forgetting.forget_messages(connection, before)
             forgetting.forget_transfers(connection, before)
+            forgetting.forget_orders(connection, now - self.policy.longest)
             forgetting.forget_patients(connection, now - self.policy.longest)
             forgetting.forget_critical_alerts(connection, before)
+            deferred.forget_callbacks(connection, before)
             forget_reports(connection, now - _UNCLAIMED)
 
 

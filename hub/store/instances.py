@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from hub.domain.identity import PatientIdentity
+from hub.domain.observation import Observation
 from hub.domain.study import (
     Completeness,
     EvidenceKind,
@@ -24,6 +25,7 @@ from hub.domain.study import (
     StudyKey,
 )
 from hub.errors import RejectedError
+from hub.store import observations
 from hub.store.schema import associations, instances, microseconds, studies, study_revisions
 
 _AT_ONCE = 500
@@ -126,7 +128,7 @@ def load_study(connection: sa.Connection, key: StudyKey) -> Study:
     """The study as it was complete with this revision: what came later is not in it.
 
     Raises:
-        RejectedError: its images were deleted.
+        RejectedError: its images, or the values of a case, were deleted.
     """
     revision = connection.execute(
         sa.select(study_revisions, studies.c.problems)
@@ -136,6 +138,8 @@ def load_study(connection: sa.Connection, key: StudyKey) -> Study:
             study_revisions.c.revision == key.revision,
         )
     ).one()
+    if revision.evidence == EvidenceKind.ORDERED_VALUES.value:
+        return _case(connection, key, revision)
     rows = connection.execute(
         sa.select(instances, associations.c.source, associations.c.calling_ae_title)
         .join(associations, associations.c.association_id == instances.c.association_id)
@@ -173,6 +177,54 @@ def load_study(connection: sa.Connection, key: StudyKey) -> Study:
         calling_ae_title=rows[0].calling_ae_title,
         source=rows[0].source,
         problems=tuple(revision.problems),
+    )
+
+
+def _case(connection: sa.Connection, key: StudyKey, revision: sa.Row[Any]) -> Study:
+    """Measured values, as a study without images (docs/adr/0009)."""
+    case = observations.case_of(connection, key)
+    if case is None or case.purged_at is not None:
+        raise RejectedError("the values of this case were deleted")
+    study = case_study(
+        key,
+        PatientIdentity(**case.patient),
+        observations.values_of(case),
+        accession_number=(case.accession_number, case.issuer_of_accession_number),
+        source=case.source,
+        at=case.ordered_at,
+    )
+    return replace(study, problems=tuple(revision.problems))
+
+
+def case_study(
+    key: StudyKey,
+    patient: PatientIdentity,
+    values: tuple[Observation, ...],
+    *,
+    accession_number: tuple[str, str],
+    source: str,
+    at: datetime,
+) -> Study:
+    """Measured values as a study. ``at``: when they were ordered; the age of the patient and of
+    the values is that at this moment, so it is the date of the study, too (UTC)."""
+    number, issuer = accession_number
+    return Study(
+        key=key,
+        patient=patient,
+        accession_number=number,
+        issuer_of_accession_number=issuer,
+        study_date=f"{at:%Y%m%d}",
+        study_time=f"{at:%H%M%S}",
+        study_description="",
+        study_id="",
+        referring_physician_name="",
+        series=(),
+        completeness=Completeness(
+            complete=True, evidence=EvidenceKind.ORDERED_VALUES, received=0, expected=None
+        ),
+        received_at=at,
+        source=source,
+        observations=values,
     )
 
 

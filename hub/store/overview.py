@@ -5,7 +5,7 @@ Nothing here holds a name, a patient ID or a birth date: a study is known by its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,9 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from hub.domain.audit import AuditEvent
+from hub.domain.study import EvidenceKind
 from hub.store import audit, inquiries
+from hub.store.case_overview import ValueRow, values_of_case
 from hub.store.database import Database
 from hub.store.inquiries import ExpectationRow, FetchRow, PriorsRow
 from hub.store.report_overview import ReportVersionRow, reports_of_study
@@ -23,7 +25,6 @@ from hub.store.schema import (
     associations,
     deliveries,
     documents,
-    report_versions,
     requests,
     results,
     route_decisions,
@@ -32,7 +33,6 @@ from hub.store.schema import (
 )
 
 Entry = TypeVar("Entry")
-_UNDELIVERED = ("pending", "retrying", "confirming")
 _TIMELINE_EVENTS = 10_000
 
 
@@ -92,7 +92,7 @@ class RouteDecisionRow:
     revision: int
     route: str
     decision: str
-    """match, no-match, incomplete or rule-error."""
+    """match, no-match, incomplete, suspended or rule-error."""
     reasons: list[str]
     decided_at: datetime
 
@@ -201,6 +201,8 @@ class StudyTimeline:
     fetches: tuple[FetchRow, ...]
     priors: tuple[PriorsRow, ...]
     reports: tuple[ReportVersionRow, ...]
+    values: tuple[ValueRow, ...] = ()
+    """Of a case."""
 
     @property
     def explanation(self) -> tuple[str, ...]:
@@ -211,22 +213,6 @@ class StudyTimeline:
         return (*(line for row in self.revisions for line in _explained(self, row)), *said)
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How much of everything there is, by state."""
-
-    studies: Mapping[str, int]
-    requests: Mapping[str, int]
-    outcomes: Mapping[str, int]
-    deliveries: Mapping[tuple[str, str], int]
-    """By destination and state."""
-    alerts: Mapping[str, int]
-    """By kind."""
-    reports: Mapping[str, int]
-    """Versions of reports, by state."""
-    oldest_undelivered: datetime | None
-
-
 # --- lists -------------------------------------------------------------------------------
 
 
@@ -234,20 +220,21 @@ def list_studies(
     database: Database, *, state: str | None = None, limit: int = 50, offset: int = 0
 ) -> Page[StudyRow]:
     """Revisions of studies, the most recently received first."""
-    query = _studies()
-    if state is not None:
-        query = query.where(study_revisions.c.state == state)
+    query = _only(_studies(), (study_revisions.c.state, state))
     order = (study_revisions.c.last_received_at.desc(), study_revisions.c.study_instance_uid)
     return _page(database, query.order_by(*order), StudyRow, limit, offset)
 
 
 def list_requests(
-    database: Database, *, state: str | None = None, limit: int = 50, offset: int = 0
+    database: Database,
+    *,
+    state: str | None = None,
+    models: Collection[str] | None = None,
+    limit: int = 50,
+    offset: int = 0,
 ) -> Page[RequestSummary]:
-    """Inference requests, newest first."""
-    query = _requests()
-    if state is not None:
-        query = query.where(requests.c.state == state)
+    """Inference requests, newest first; ``models``: only to packages of these SHA-256."""
+    query = _only(_requests(), (requests.c.state, state), (requests.c.model_sha256, models))
     order = (requests.c.created_at.desc(), requests.c.request_id)
     return _page(database, query.order_by(*order), RequestSummary, limit, offset)
 
@@ -260,12 +247,15 @@ def request_exists(database: Database, request_id: str) -> bool:
 
 
 def list_results(
-    database: Database, *, outcome: str | None = None, limit: int = 50, offset: int = 0
+    database: Database,
+    *,
+    outcome: str | None = None,
+    models: Collection[str] | None = None,
+    limit: int = 50,
+    offset: int = 0,
 ) -> Page[ResultRow]:
-    """Answers of models, newest first."""
-    query = _results()
-    if outcome is not None:
-        query = query.where(results.c.outcome == outcome)
+    """Answers of models, newest first; ``models`` as above."""
+    query = _only(_results(), (results.c.outcome, outcome), (requests.c.model_sha256, models))
     order = (results.c.made_at.desc(), results.c.request_id)
     return _page(database, query.order_by(*order), ResultRow, limit, offset)
 
@@ -279,11 +269,9 @@ def list_deliveries(
     offset: int = 0,
 ) -> Page[DeliveryRow]:
     """Deliveries, newest first."""
-    query = sa.select(*_columns(deliveries, DeliveryRow))
-    if state is not None:
-        query = query.where(deliveries.c.state == state)
-    if destination is not None:
-        query = query.where(deliveries.c.destination == destination)
+    rows = sa.select(*_columns(deliveries, DeliveryRow))
+    wanted = (deliveries.c.state, state), (deliveries.c.destination, destination)
+    query = _only(rows, *wanted)
     order = (deliveries.c.created_at.desc(), deliveries.c.delivery_id)
     return _page(database, query.order_by(*order), DeliveryRow, limit, offset)
 
@@ -355,6 +343,7 @@ def study_timeline(database: Database, study_instance_uid: str) -> StudyTimeline
             fetches=inquiries.fetches_for(connection, uid),
             priors=inquiries.priors_of(connection, uid),
             reports=reports_of_study(connection, uid),
+            values=values_of_case(connection, uid),
         )
 
 
@@ -388,9 +377,13 @@ def _explained(timeline: StudyTimeline, row: StudyRow) -> Iterator[str]:
     if row.state == "receiving":
         yield f"{head}: still being received, {instances} so far"
         return
+    held = "images"
+    if row.evidence == EvidenceKind.ORDERED_VALUES.value:
+        held = "values"
+        instances = f"{sum(v.revision == row.revision for v in timeline.values)} measured values"
     yield f"{head}: complete with {instances} ({row.evidence})"
     if row.purged_at is not None:
-        yield f"{head}: its images were deleted on {row.purged_at:%Y-%m-%d %H:%M} UTC"
+        yield f"{head}: its {held} were deleted on {row.purged_at:%Y-%m-%d %H:%M} UTC"
     for text in row.problems:
         yield f"{head}: held back, no AI is run: {text}"
     if row.state != "routed":
@@ -407,7 +400,7 @@ def _decided(timeline: StudyTimeline, decision: RouteDecisionRow) -> str:
     reasons = "; ".join(decision.reasons)
     if decision.decision == "no-match":
         return f"rule {decision.route} does not match, AI was not run: {reasons}"
-    if decision.decision == "incomplete":
+    if decision.decision in ("incomplete", "suspended"):
         return f"rule {decision.route} matches, AI was not run: {reasons}"
     if decision.decision == "rule-error":
         return f"rule {decision.route} failed and has to be mended, AI was not run: {reasons}"
@@ -418,38 +411,6 @@ def _decided(timeline: StudyTimeline, decision: RouteDecisionRow) -> str:
             because = f": {request.detail}" if request.detail else ""
             return f"rule {decision.route} matches, {model} was asked: {answer}{because}"
     return f"rule {decision.route} matches: {reasons}"
-
-
-# --- counts ------------------------------------------------------------------------------
-
-
-def counts(database: Database) -> Counts:
-    """Totals by state, from one snapshot."""
-    with database.snapshot() as connection:
-        by_destination = connection.execute(
-            sa.select(deliveries.c.destination, deliveries.c.state, sa.func.count()).group_by(
-                deliveries.c.destination, deliveries.c.state
-            )
-        )
-        oldest = connection.execute(
-            sa.select(sa.func.min(deliveries.c.created_at)).where(
-                deliveries.c.state.in_(_UNDELIVERED)
-            )
-        ).scalar_one()
-        return Counts(
-            studies=_by(connection, study_revisions.c.state),
-            requests=_by(connection, requests.c.state),
-            outcomes=_by(connection, results.c.outcome),
-            deliveries={(row[0], row[1]): row[2] for row in by_destination},
-            alerts=_by(connection, alerts.c.kind),
-            reports=_by(connection, report_versions.c.state),
-            oldest_undelivered=oldest,
-        )
-
-
-def _by(connection: sa.Connection, column: sa.Column[Any]) -> dict[str, int]:
-    rows = connection.execute(sa.select(column, sa.func.count()).group_by(column))
-    return {row[0]: row[1] for row in rows}
 
 
 # --- queries -----------------------------------------------------------------------------
@@ -480,6 +441,14 @@ def _results() -> sa.Select[Any]:
     return sa.select(
         *_columns(results, ResultRow), *(requests.c[name] for name in of_request)
     ).join(requests, requests.c.request_id == results.c.request_id)
+
+
+def _only(query: sa.Select[Any], *wanted: tuple[Any, str | Collection[str] | None]) -> Any:
+    """The rows whose columns are as wanted: one value or one of several; None: whatever."""
+    for column, value in wanted:
+        if value is not None:
+            query = query.where(column.in_([value] if isinstance(value, str) else value))
+    return query
 
 
 def _page(

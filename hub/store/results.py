@@ -17,7 +17,9 @@ from hub.domain.identity import PatientIdentity, StudyIdentity
 from hub.domain.inference import InferenceResult, ModelKey, Outcome, Priority
 from hub.domain.study import StudyKey
 from hub.store.database import insert_new
+from hub.store.deferred import DeferredAnswer
 from hub.store.schema import documents, requests, results
+from hub.store.schema_orders import fhir_resources
 
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 
@@ -25,6 +27,8 @@ _FINDINGS = TypeAdapter(tuple[Finding, ...])
 class RequestState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
+    WAITING = "waiting"
+    """The model was asked, and answers later: nothing runs for it meanwhile."""
     RETRYING = "retrying"
     DONE = "done"
     FAILED = "failed"
@@ -36,7 +40,12 @@ class RequestState(StrEnum):
     """A person discarded what was quarantined: it is no answer."""
 
 
-OPEN_STATES = (RequestState.QUEUED, RequestState.RUNNING, RequestState.RETRYING)
+OPEN_STATES = (
+    RequestState.QUEUED,
+    RequestState.RUNNING,
+    RequestState.WAITING,
+    RequestState.RETRYING,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,12 @@ class RequestRow:
     """What was found of the priors that the model wants (`hub.prior_steps`)."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    deadline_at: datetime | None = None
+    """After this moment nobody waits for the answer."""
+    order_id: str = ""
+    """Of the order that asked for it; empty: a rule did."""
+    deferred: DeferredAnswer | None = None
+    """Whom a request that was begun again waits for."""
 
 
 def add_request(connection: sa.Connection, request: RequestRow) -> bool:
@@ -89,6 +104,8 @@ def add_request(connection: sa.Connection, request: RequestRow) -> bool:
         detail=request.detail,
         created_at=request.created_at,
         input_sha256=request.input_sha256,
+        deadline_at=request.deadline_at,
+        order_id=request.order_id,
     )
 
 
@@ -223,6 +240,20 @@ def add_documents(connection: sa.Connection, filed: Iterable[FiledDocument]) -> 
         )
 
 
+def add_fhir_resources(
+    connection: sa.Connection, request_id: str, resources: Iterable[tuple[str, str]]
+) -> None:
+    """Note in which report FHIR resources stand: (type, id) of each."""
+    for resource_type, resource_id in resources:
+        insert_new(
+            connection,
+            fhir_resources,
+            resource_type=resource_type,
+            resource_id=resource_id,
+            request_id=request_id,
+        )
+
+
 def identity_from_row(row: Mapping[str, Any]) -> StudyIdentity:
     """The reverse of what ``add_result`` kept of a document's identity."""
     return StudyIdentity(**{**row, "patient": PatientIdentity(**row["patient"])})
@@ -249,6 +280,8 @@ def request_from_row(row: sa.Row[Any]) -> RequestRow:
         priors=row.priors,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        deadline_at=row.deadline_at,
+        order_id=row.order_id,
     )
 
 

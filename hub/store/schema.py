@@ -220,7 +220,8 @@ route_decisions = sa.Table(
     sa.Column("reasons", sa.JSON, nullable=False),
     sa.Column("decided_at", UtcTime, nullable=False),
 )
-"""Why AI was, or was not, run: one row per route and revision (match, no-match, rule-error)."""
+"""Why AI was, or was not, run: one row per route and revision (match, no-match,
+incomplete, suspended, rule-error)."""
 
 requests = sa.Table(
     "requests",
@@ -249,12 +250,15 @@ requests = sa.Table(
     sa.Column("released", sa.JSON),
     sa.Column("order_id", sa.String(32), nullable=False, server_default="", index=True),
     sa.Column("deadline_at", UtcTime),
+    sa.Column("images_retrieved_at", UtcTime),
 )
 """One question to one model. ``input_sha256`` is a digest of the instances that were selected:
 the same input is not asked about again. ``priors``: what was found of the prior examinations that
 the model wants, or why not. ``state``: queued, running, waiting, retrying, done, failed,
 quarantined, discarded. ``released``: who released it from quarantine, why and when; null: nobody
-had to. ``order_id``: of the order that asked for it; empty: a rule did."""
+had to. ``order_id``: of the order that asked for it; empty: a rule did. ``deadline_at``: after this
+moment nobody waits for the answer. ``images_retrieved_at``: when its vendor first fetched its
+images."""
 
 results = sa.Table(
     "results",

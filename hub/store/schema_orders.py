@@ -21,11 +21,21 @@ orders = sa.Table(
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("reasons", sa.JSON, nullable=False),
     sa.Column("ordered_at", UtcTime, nullable=False),
+    sa.Column("received_at", UtcTime, nullable=False),
     sa.Column("deadline_at", UtcTime),
     sa.Column("changed_at", UtcTime, nullable=False, index=True),
 )
 """What somebody asked for (`hub.domain.order.Order`, whole in ``content``); ``state`` is an
 `OrderState`. ``identifiers``: ["system|value", ...] of it and of what it is based on."""
+
+order_requests = sa.Table(
+    "order_requests",
+    metadata,
+    sa.Column("order_id", sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("request_id", sa.String(32), primary_key=True, index=True),
+)
+"""Which requests answer an order: those that it led to (``requests.order_id``), and those that
+stood already, because a rule or another order had asked the same."""
 
 observations = sa.Table(
     "observations",
@@ -54,6 +64,7 @@ case_observations = sa.Table(
     sa.Column("issuer_of_accession_number", sa.String(64), nullable=False),
     sa.Column("source", sa.String(64), nullable=False),
     sa.Column("values", sa.JSON, nullable=False),
+    sa.Column("ordered_at", UtcTime, nullable=False),
     sa.Column("purged_at", UtcTime),
 )
 """The measured values of a case, as they were gathered for an order: what a model was asked about.

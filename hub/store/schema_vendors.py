@@ -62,5 +62,7 @@ callbacks = sa.Table(
     sa.Column("message_id", sa.String(255), primary_key=True),
     sa.Column("request_id", sa.String(32), nullable=False, index=True),
     sa.Column("received_at", UtcTime, nullable=False, index=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
 )
-"""Messages from vendors that were taken: each once."""
+"""Messages from vendors that were taken: each once. ``message_id``: SHA-256 of what the vendor's
+service called it; ``sha256``: of its body."""

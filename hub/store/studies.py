@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from hub.domain.identity import PatientIdentity
-from hub.domain.routing import Decision, Incomplete, Match, NoMatch
+from hub.domain.routing import Decision, Incomplete, Match, NoMatch, Suspended
 from hub.domain.study import EvidenceKind, StudyKey
 from hub.ports import Expectation, ExpectationSource
 from hub.store.database import insert_new
@@ -289,18 +289,43 @@ def mark_routed(
     connection: sa.Connection, key: StudyKey, decisions: Sequence[Decision], at: datetime
 ) -> None:
     """Keep each route's answer, the negative ones too."""
-    connection.execute(sa.update(study_revisions).where(*_is(key)).values(state=ROUTED))
+    set_routed(connection, key)
     for decision in decisions:
-        connection.execute(
-            sa.insert(route_decisions).values(
-                study_instance_uid=key.study_instance_uid,
-                revision=key.revision,
-                route=decision.route,
-                decision=_DECISION_NAMES.get(type(decision), "rule-error"),
-                reasons=list(decision.reasons),
-                decided_at=at,
-            )
+        _keep_decision(connection, key, decision, at)
+
+
+def set_routed(connection: sa.Connection, key: StudyKey) -> None:
+    """The routes were applied to a revision."""
+    connection.execute(sa.update(study_revisions).where(*_is(key)).values(state=ROUTED))
+
+
+def decide_again(
+    connection: sa.Connection, key: StudyKey, decision: Decision, at: datetime
+) -> None:
+    """Keep a route's answer about a revision in place of the one that it gave before."""
+    connection.execute(
+        sa.delete(route_decisions).where(
+            route_decisions.c.study_instance_uid == key.study_instance_uid,
+            route_decisions.c.revision == key.revision,
+            route_decisions.c.route == decision.route,
         )
+    )
+    _keep_decision(connection, key, decision, at)
+
+
+def _keep_decision(
+    connection: sa.Connection, key: StudyKey, decision: Decision, at: datetime
+) -> None:
+    connection.execute(
+        sa.insert(route_decisions).values(
+            study_instance_uid=key.study_instance_uid,
+            revision=key.revision,
+            route=decision.route,
+            decision=_DECISION_NAMES.get(type(decision), "rule-error"),
+            reasons=list(decision.reasons),
+            decided_at=at,
+        )
+    )
 
 
 def latest_whole_revision(connection: sa.Connection, study_instance_uid: str) -> StudyKey | None:
@@ -340,7 +365,12 @@ def add_problem(connection: sa.Connection, study_instance_uid: str, problem: str
     return True
 
 
-_DECISION_NAMES = {Match: "match", NoMatch: "no-match", Incomplete: "incomplete"}
+_DECISION_NAMES = {
+    Match: "match",
+    NoMatch: "no-match",
+    Incomplete: "incomplete",
+    Suspended: "suspended",
+}
 
 
 def _moment(at: datetime) -> sa.ColumnElement[datetime]:

@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from hub.domain.access import Scope
 from hub.domain.report import ReportCause
 from hub.store.overview import StudyTimeline
 from tests.acceptance.arrivals import MAIN, SECTIONS, images, send, study_uid
@@ -29,7 +30,6 @@ Json = dict[str, Any]
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 KEY_OBJECTS = "1.2.840.10008.5.1.4.1.1.88.59"
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
-KEY = "0f9d6b1c7e3a4852"
 RIS = "ris"
 ANNA = ("--by", "Weiß^Änne", "--identifier", "urn:oid:1.2.276.0.76.4.16|12345")
 
@@ -127,7 +127,6 @@ def hospital(
             sections={
                 **SECTIONS,
                 "destinations": destinations,
-                "web": {"assessment_key": KEY},
             },
         )
         yield Hospital(hub, module_orthanc, module_fhir_server, ris)
@@ -224,7 +223,7 @@ def test_what_is_withdrawn_is_withdrawn_everywhere(hospital: Hospital, cause: Re
                 "reason": "not a lung",
                 "person": {"name": "Weiß^Änne"},
             },
-            headers={"Authorization": f"Bearer {KEY}"},
+            headers=hospital.hub.headers(Scope.OPERATOR),
             timeout=60,
         )
         assert answer.status_code == 201, answer.text

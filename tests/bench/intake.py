@@ -153,7 +153,7 @@ class Bench:
         run, senders = next(self.runs), []
         for number, share in enumerate(shares(requests, count)):
             for request in share:
-                request.renew(token_of(run, number))
+                request.renew(token_of(run, number), receiver.key)
             senders.append(functools.partial(intake_stow.send, receiver.http_port, share))
         return at_once(senders), []
 

@@ -13,8 +13,12 @@ from pathlib import Path
 import psutil
 import sqlalchemy as sa
 
+from hub.bootstrap.clock import SystemClock
+from hub.domain.access import Scope
 from hub.errors import TransientError
+from hub.store.api_keys import KeyRing
 from hub.store.database import Database, open_database, sqlite_url
+from hub.store.journal import Journal
 from hub.store.schema import instances
 from tests.bench.intake_receivers import START_TIMEOUT, wait_until_listening
 from tests.peers import free_port
@@ -45,6 +49,8 @@ class HubReceiver:
         self._folder, self._data = folder, folder / "data"
         self._roles: list[subprocess.Popen[bytes]] = []
         self._database: Database | None = None
+        self.key = ""
+        """Of scope system; made at each start."""
 
     def start(self) -> None:
         self._folder.mkdir(parents=True)
@@ -68,6 +74,8 @@ class HubReceiver:
                 wait_until_listening(port, self._roles[ROLES.index(role)])
             self._database = open_database(sqlite_url(self._data / "caidx.sqlite"))
             self._wait_for_index(0)
+            ring = KeyRing(self._database, Journal(SystemClock(), "user:bench"))
+            self.key = ring.create("bench", Scope.SYSTEM)[1]
             self._wait_for_pool()
         except AssertionError as error:
             error.add_note(self._log())

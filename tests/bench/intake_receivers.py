@@ -46,6 +46,11 @@ class Receiver(Protocol):
     @property
     def stow_path(self) -> str: ...
 
+    @property
+    def key(self) -> str:
+        """What opens it; empty: it is open."""
+        ...
+
     def start(self) -> None:
         """Start, and return when it takes associations."""
         ...
@@ -108,7 +113,7 @@ def _popen(command: Sequence[str]) -> subprocess.Popen[bytes]:
 class Program:
     """A receiver that is one command; it keeps a file for each instance in its folder."""
 
-    http_port, stow_path = 0, ""
+    http_port, stow_path, key = 0, "", ""
 
     def __init__(self, folder: Path, command: Sequence[str]) -> None:
         """``{port}`` and ``{folder}`` in the command are filled in."""
@@ -154,7 +159,7 @@ class Program:
 class OrthancReceiver(Orthanc):
     """Orthanc as it is by default, with its DICOMweb plugin."""
 
-    stow_path = "/dicom-web/studies"
+    stow_path, key = "/dicom-web/studies", ""
 
     def processes(self) -> Sequence[psutil.Process]:
         return [psutil.Process(self._process.pid)] if self._process is not None else []

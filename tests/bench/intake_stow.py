@@ -18,26 +18,32 @@ from tests.bench.intake_sender import TIMEOUT, Span
 INSTANCES_PER_REQUEST = 10
 _BOUNDARY = b"caidx-bench-5f1d7c2e"
 _PART = b"\r\n--" + _BOUNDARY + b"\r\nContent-Type: application/dicom\r\n\r\n"
+_NO_KEY = b"-" * 66
+"""Stands where the hub's key will, for receivers that ask for none."""
 _END = b"\r\n--" + _BOUNDARY + b"--\r\n"
 
 
 class StowRequest:
     """One POST with its body, and where its token stands."""
 
-    __slots__ = ("_places", "content")
+    __slots__ = ("_key_place", "_places", "content")
 
     def __init__(self, path: str, files: Sequence[bytes]) -> None:
         body = b"".join(_PART + file for file in files)[2:] + _END
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/dicom+json\r\n"
+            f"Authorization: Bearer {_NO_KEY.decode()}\r\n"
             'Content-Type: multipart/related; type="application/dicom"; '
             f"boundary={_BOUNDARY.decode()}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         self.content = bytearray(head.encode() + body)
         self._places = tuple(_places(self.content))
+        self._key_place = self.content.index(_NO_KEY)
 
-    def renew(self, token: bytes) -> None:
-        """Give its instances UIDs that nobody has seen."""
+    def renew(self, token: bytes, key: str) -> None:
+        """Give its instances UIDs that nobody has seen; ``key`` opens the receiver, if it asks."""
+        if key:
+            self.content[self._key_place : self._key_place + len(_NO_KEY)] = key.encode()
         for place in self._places:
             self.content[place : place + len(TOKEN)] = token
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from hub.domain.access import Scope
 from hub.formats.dicom_header import split_part10
 from tests.contracts.recording import STUDY, dicom_file, eventually
 from tests.running_hub import RunningHub
@@ -29,18 +30,20 @@ def test_what_is_stored_is_indexed_found_and_given_back(
     )
     url = f"{hub.http_url}/pacs/dicom-web"
     files = [dicom_file("1.2.1"), dicom_file("1.2.2", padding=LARGE)]
-    answer = stow(url, multipart(files), study=STUDY)
+    key = hub.headers(Scope.SYSTEM)
+    answer = stow(url, multipart(files), study=STUDY, **key)
     assert answer.status_code == 200, answer.text
 
     def found() -> list[dict[str, Any]]:
-        searched = httpx.get(f"{url}/studies", params={"PatientName": "canary*"})
+        searched = httpx.get(f"{url}/studies", params={"PatientName": "canary*"}, headers=key)
         return [] if searched.status_code == 204 else searched.json()
 
     eventually(lambda: any(s["00201208"]["Value"] == [2] for s in found()), 30)
     accept = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
-    given = parts_of(httpx.get(f"{url}/studies/{STUDY}", headers=accept, timeout=60))
+    given = parts_of(httpx.get(f"{url}/studies/{STUDY}", headers=accept | key, timeout=60))
     assert sorted(split_part10(content)[1] for _, content in given) == sorted(
         split_part10(file)[1] for file in files
     )
     assert httpx.get(f"{hub.http_url}/health/live").json() == {"status": "live"}
-    assert httpx.get(f"{url}/studies/1.9").status_code == 404
+    assert httpx.get(f"{url}/studies/1.9", headers=key).status_code == 404
+    assert httpx.get(f"{url}/studies/{STUDY}").status_code == 401

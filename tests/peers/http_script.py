@@ -64,6 +64,8 @@ def _handler(script: HttpScript) -> type[http.server.BaseHTTPRequestHandler]:
             script.requests.append({**headers, ":path": self.path, ":method": self.command})
             self._send(script.next())
 
+        do_DELETE = do_GET  # noqa: N815 - as http.server has it
+
         def _send(self, reply: Reply) -> None:
             status, body, given = reply
             self.send_response(status)

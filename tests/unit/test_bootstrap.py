@@ -61,7 +61,10 @@ def test_a_passing_fault_at_loading_is_tried_again(hub: bootstrap.Hub) -> None:
 def test_an_adapter_is_not_given_a_model_that_it_does_not_run(hub: bootstrap.Hub) -> None:
     other = replace(hub.components.adapters["onnx_local"], runtime_kind="vendor_http")
     components = replace(hub.components, adapters={"onnx_local": other})
-    registry = load_registry(replace(hub, components=components), {"onnx_local": _Busy(0)})
+    models = tuple(m.model_copy(update={"adapter": "onnx_local"}) for m in hub.settings.models)
+    settings = hub.settings.model_copy(update={"models": models})
+    changed = replace(hub, components=components, settings=settings)
+    registry = load_registry(changed, {"onnx_local": _Busy(0)})
     assert "runs vendor_http models" in registry.broken_models["lung-density"]
 
 

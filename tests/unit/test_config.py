@@ -454,3 +454,23 @@ def test_archives_that_are_named_have_to_be_there(text: str, field: str, message
         load(ARCHIVE + text)
     found = [(problem.field, problem.message) for problem in raised.value.problems]
     assert any(place == field and said.startswith(message) for place, said in found)
+
+
+def test_a_route_may_name_a_registered_model() -> None:
+    text = "routes:\n  - name: a\n    when: 'true'\n    model: nodules\n"
+    for registered in (None, {"nodules"}):
+        settings = load_settings(text, "caidx.yaml", COMPONENTS, registered=registered)
+        assert settings.routes[0].model == "nodules"
+    with pytest.raises(ConfigError, match=r"yaml:4: routes\.0\.model: .* registered: other"):
+        load_settings(text, "caidx.yaml", COMPONENTS, registered={"other"})
+
+
+@pytest.mark.parametrize(
+    ("adapters", "said"),
+    [
+        ("{onnx: none}", "registration.adapters.onnx: there is no adapter none; installed"),
+        ("{other: onnx_local}", "registration.adapters.other: adapter onnx_local runs onnx models"),
+    ],
+)
+def test_the_adapter_of_registered_models_is_one_that_runs_them(adapters: str, said: str) -> None:
+    assert said in "\n".join(problems(f"registration: {{adapters: {adapters}}}\n"))

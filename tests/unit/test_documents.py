@@ -19,8 +19,9 @@ from hub.config import load_settings
 from hub.domain.delivery import DocumentKind
 from hub.formats.finding_changes import read_changes
 from hub.formats.model_manifest import read_manifest
+from hub.ports import Jobs
 from hub.registry import discover
-from hub.store.database import open_database, sqlite_url
+from hub.store.database import Database, open_database, sqlite_url
 from hub.store.results import RequestState
 from hub.web.api.assessments import Assessment
 from hub.web.app import create_app
@@ -279,10 +280,17 @@ def test_every_recorded_audit_action_is_documented() -> None:
 # --- metrics and addresses ------------------------------------------------------------------
 
 
+def web_context(database: Database) -> WebContext:
+    def no_jobs() -> Jobs:
+        raise AssertionError("nothing is written here")
+
+    return WebContext(database, (), FixedClock(), "1.2.3", heartbeat_seconds=2.0, jobs=no_jobs)
+
+
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebContext]:
     database = seeded_database(tmp_path_factory.mktemp("documents"))
-    yield WebContext(database, (), FixedClock(), "1.2.3", heartbeat_seconds=2.0)
+    yield web_context(database)
     database.close()
 
 
@@ -309,7 +317,7 @@ def test_every_metric_is_in_the_operator_guide_with_its_labels(context: WebConte
 @pytest.mark.parametrize("path", [GUIDE, RESULTS_GUIDE], ids=lambda path: path.name)
 def test_every_address_in_a_guide_exists(path: Path, tmp_path: Path) -> None:
     database = open_database(sqlite_url(tmp_path / "none.sqlite"))
-    web = create_app(WebContext(database, (), FixedClock(), "1.2.3", heartbeat_seconds=2.0))
+    web = create_app(web_context(database))
     shown = [found.groups() for span in spans(path) if (found := ADDRESS.match(span))]
     assert shown
     wrong = [

@@ -26,7 +26,7 @@ MAY_CATCH_EVERYTHING = {
     "hub/supervisor/faults.py",
     "hub/supervisor/rendering_process.py",
     "hub/supervisor/sources.py",
-    "model_adapters/onnx_local/worker.py",
+    "model_adapters/tensors/worker.py",
 }
 HOMELESS_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 DOCUMENTS = {".md", ".rst", ".txt", ".yaml", ".yml", ".toml", ".sh", ""}

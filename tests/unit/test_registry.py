@@ -12,8 +12,8 @@ from hub.registry import CONNECTORS, Registry, discover
 def test_the_built_in_parts_arrive_through_their_entry_points() -> None:
     found = discover()
     assert set(found.connectors) == {"dicom", "dicomweb", "fhir", "folder", "hl7v2", "webhook"}
-    assert set(found.adapters) == {"onnx_local"}
-    assert set(found.models) == {"lung-density", "ecg-intervals"}
+    assert set(found.adapters) == {"onnx_local", "open_inference", "vendor_http"}
+    assert set(found.models) == {"lung-density", "ecg-intervals", "liver-kidney-scores"}
     assert found.unavailable == ()
 
 
@@ -39,7 +39,7 @@ def test_what_is_not_there_is_refused_with_the_reason() -> None:
     empty = Registry(broken_models={"ecg": "openecg is not installed"})
     with pytest.raises(RejectedError, match="openecg is not installed"):
         empty.model("ecg")
-    with pytest.raises(RejectedError, match="not configured"):
+    with pytest.raises(RejectedError, match="neither configured nor registered"):
         empty.model("other")
     with pytest.raises(RejectedError, match="pacs is not configured"):
         empty.destination("pacs")

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from hub.store import fetches, overview, schema
+from hub.store.counts import counts
 from hub.store.database import Database
 from hub.store.fetches import Fetch, FetchKind, FetchState
 from tests.builders import RECEIVED_AT
@@ -198,7 +199,7 @@ def test_no_rule_is_an_answer_too(seeded: Database) -> None:
 
 
 def test_counts_are_by_state(seeded: Database) -> None:
-    found = overview.counts(seeded)
+    found = counts(seeded)
     assert found.studies == {"routed": 2, "receiving": 1}
     assert found.requests == {"done": 1}
     assert found.deliveries == {
@@ -210,4 +211,4 @@ def test_counts_are_by_state(seeded: Database) -> None:
 
 
 def test_an_empty_database_has_no_oldest_delivery(database: Database) -> None:
-    assert overview.counts(database).oldest_undelivered is None
+    assert counts(database).oldest_undelivered is None

@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("requests", sa.Column("order_id", sa.String(32), nullable=False, server_default=""))
     op.add_column("requests", sa.Column("deadline_at", UtcTime()))
+    op.add_column("requests", sa.Column("images_retrieved_at", UtcTime()))
     op.create_index("ix_requests_order_id", "requests", ["order_id"])
     _orders()
     _vendors()
@@ -34,6 +35,7 @@ def _orders() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("reasons", sa.JSON(), nullable=False),
         sa.Column("ordered_at", UtcTime(), nullable=False),
+        sa.Column("received_at", UtcTime(), nullable=False),
         sa.Column("deadline_at", UtcTime()),
         sa.Column("changed_at", UtcTime(), nullable=False),
         sa.PrimaryKeyConstraint("order_id", name="pk_orders"),
@@ -42,6 +44,14 @@ def _orders() -> None:
     op.create_index("ix_orders_patient_id", "orders", ["patient_id"])
     op.create_index("ix_orders_state", "orders", ["state"])
     op.create_index("ix_orders_study_instance_uid", "orders", ["study_instance_uid"])
+    op.create_table(
+        "order_requests",
+        sa.Column("order_id", sa.String(32), nullable=False),
+        sa.Column("request_id", sa.String(32), nullable=False),
+        sa.ForeignKeyConstraint(["order_id"], ["orders.order_id"], name="fk_order_requests_order_id_orders"),
+        sa.PrimaryKeyConstraint("order_id", "request_id", name="pk_order_requests"),
+    )
+    op.create_index("ix_order_requests_request_id", "order_requests", ["request_id"])
     op.create_table(
         "observations",
         sa.Column("observation_id", sa.String(32), nullable=False),
@@ -67,6 +77,7 @@ def _orders() -> None:
         sa.Column("issuer_of_accession_number", sa.String(64), nullable=False),
         sa.Column("source", sa.String(64), nullable=False),
         sa.Column("values", sa.JSON(), nullable=False),
+        sa.Column("ordered_at", UtcTime(), nullable=False),
         sa.Column("purged_at", UtcTime()),
         sa.PrimaryKeyConstraint("study_instance_uid", "revision", name="pk_case_observations"),
     )
@@ -130,6 +141,7 @@ def _vendors() -> None:
         sa.Column("message_id", sa.String(255), nullable=False),
         sa.Column("request_id", sa.String(32), nullable=False),
         sa.Column("received_at", UtcTime(), nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
         sa.PrimaryKeyConstraint("message_id", name="pk_callbacks"),
     )
     op.create_index("ix_callbacks_received_at", "callbacks", ["received_at"])
