@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
+from typing import Generic, TypeVar
 
 from hub.domain.inference import ModelKey
 from hub.errors import TransientError
@@ -31,6 +33,8 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it; only its
 _STOP_SECONDS = 2.0
 _KEPT_VOXEL_BYTES = 256 << 20
 """More shared memory than this goes back as soon as a request needs less."""
+
+Thing = TypeVar("Thing")
 
 
 class WorkerLostError(TransientError):
@@ -196,12 +200,48 @@ def _reserve(shared: SharedMemory, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
 
 
+class Turns(Generic[Thing]):
+    """Things that threads take and give back. Who waits longest gets the next one: it goes from
+    hand to hand, so that a thread that gives one back and wants another stands at the end."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._free: list[Thing] = []
+        self._waiting: deque[queue.SimpleQueue[Thing]] = deque()
+
+    def get(self) -> Thing:
+        """The one that was given back last, which is warm; waits where there is none."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            mine: queue.SimpleQueue[Thing] = queue.SimpleQueue()
+            self._waiting.append(mine)
+        return mine.get()
+
+    def get_nowait(self) -> Thing:
+        """Raises:
+        queue.Empty: there is none.
+        """
+        with self._lock:
+            if not self._free:
+                raise queue.Empty
+            return self._free.pop()
+
+    def put(self, thing: Thing) -> None:
+        """Give one back."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().put(thing)
+            else:
+                self._free.append(thing)
+
+
 class WorkerPool:
     """A fixed number of workers; threads wait for a free one."""
 
     def __init__(self, size: int, start: Callable[[], WorkerProcess]) -> None:
         self._start = start
-        self._free: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()
+        self._free: Turns[WorkerProcess | None] = Turns()
         self._closed = Event()
         self._size = size
         for _ in range(size):

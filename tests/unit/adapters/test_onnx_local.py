@@ -168,11 +168,12 @@ def test_a_model_that_takes_too_long_is_stopped_and_the_others_go_on(
             failed.append(error)
 
     thread = threading.Thread(target=ask_slowly)
-    begun = time.perf_counter()
     thread.start()
+    answered = 0
     while thread.is_alive():
         infer(adapter, store, [bright(0), bright(1)], quick.key, request_id="quick")
-    assert time.perf_counter() - begun < 8
+        answered += 1
+    assert answered > 1
     assert "took more than 1 s" in str(failed[0])
     assert infer(adapter, store, [bright(0), bright(1)], quick.key).findings[0].value == -44
 
