@@ -11,7 +11,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
-from typing import IO
+from typing import IO, cast
 
 from hub.errors import ConfigError, ConfigProblem
 from hub.formats.manifest_checks import is_contained
@@ -19,6 +19,8 @@ from hub.formats.manifest_checks import is_contained
 MOST_MEMBERS = 1000
 MOST_TIMES_SMALLER = 200
 """No weights are compressed better; a member that would be is a bomb, or is stored by `zip -0`."""
+MOST_DIRECTORY_BYTES = 2 << 20
+"""Of the list of members, which is read as a whole; each takes 46 bytes there, and its name."""
 _SMALL = 1 << 20
 """Bytes below which the ratio does not matter."""
 _CHUNK = 1 << 20
@@ -33,6 +35,27 @@ def looks_like_archive(start: bytes) -> bool:
     return start.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
 
+class _InPieces:
+    """A file of which no one can read very much at once: `zipfile` believes what an archive says of
+    the length of its list of members, and makes an object of each before anybody can count."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises:
+        BadZipFile: it would be more than any package needs.
+        """
+        content = self._file.read(MOST_DIRECTORY_BYTES + 1 if size < 0 else size)
+        if max(size, len(content)) > MOST_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile
+        return content
+
+
 class PackageArchive:
     """The members of one archive; every message names the archive and the member."""
 
@@ -44,7 +67,7 @@ class PackageArchive:
         """
         self.name = name
         try:
-            self._zip = zipfile.ZipFile(file)
+            self._zip = zipfile.ZipFile(cast("IO[bytes]", _InPieces(file)))
         except _BROKEN:
             raise ConfigError((self._problem("", "is not a ZIP file"),)) from None
         infos = self._zip.infolist()

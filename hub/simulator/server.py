@@ -97,9 +97,11 @@ class _Exchange(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == STATISTICS:
             self._send(HTTPStatus.OK, orjson.dumps(self._vendor.statistics()))
-        elif self.path == RECEIVED:
+        elif not self._is_let_in():
+            return
+        elif self.path == RECEIVED:  # tokens for images stand in it
             self._send(HTTPStatus.OK, orjson.dumps(self._vendor.everything_received()))
-        elif self._is_let_in():
+        else:
             self._vendor.count("asked-after")
             self._with_job(self._ask_after)
 

@@ -30,6 +30,20 @@ Resolve = Callable[[str, int], Sequence[str]]
 _NAT64 = ip_network("64:ff9b::/96")
 """RFC 6052: an IPv4 address in its last 32 bits."""
 _IPV4_COMPATIBLE = ip_network("::/96")
+_ISATAP = (0x00005EFE, 0x02005EFE)
+"""RFC 5214: what stands before an IPv4 address in the second half of an IPv6 address."""
+_GLOBAL_UNICAST = ip_network("2000::/3")
+"""RFC 4291, IANA: all else is of a site (fec0::/10, 64:ff9b:1::/48), a translator, or nobody's."""
+_NOT_FOR_US = tuple(
+    ip_network(text)
+    for text in (
+        "3fff::/20",  # RFC 9637: documentation
+        "192.0.0.0/24",  # RFC 6890: protocol assignments
+        "192.88.99.0/24",  # RFC 7526: relays of 6to4, withdrawn
+        "168.63.129.16/32",  # the host beneath a virtual machine, where a cloud has one
+    )
+)
+"""What Python takes for public, and is not."""
 _MOST_PORTS = 65535
 _SCHEMES = ("http", "https")
 
@@ -124,12 +138,15 @@ def _network(text: str) -> Network:
 
 
 def _is_public(address: Address) -> bool:
-    return address.is_global and not address.is_multicast and not address.is_unspecified
+    if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    is_reserved = any(address in network for network in _NOT_FOR_US)
+    return address.is_global and not address.is_multicast and not is_reserved
 
 
 def _embedded(address: Address) -> tuple[Address, ...]:
-    """IPv4 addresses that an IPv6 address leads to (RFC 4291, 3056, 4380, 6052); none of one that
-    leads nowhere else."""
+    """IPv4 addresses that an IPv6 address leads to (RFC 4291, 3056, 4380, 5214, 6052); none of one
+    that leads nowhere else."""
     if isinstance(address, IPv4Address) or address.is_loopback or address.is_unspecified:
         return ()
     found: list[Address] = []
@@ -139,6 +156,8 @@ def _embedded(address: Address) -> tuple[Address, ...]:
         found.append(address.sixtofour)
     if address.teredo is not None:
         found += address.teredo
+    if int(address) >> 32 & 0xFFFFFFFF in _ISATAP:
+        found.append(IPv4Address(int(address) & 0xFFFFFFFF))
     if address in _NAT64 or address in _IPV4_COMPATIBLE:
         found.append(IPv4Address(int(address) & 0xFFFFFFFF))
     return tuple(found)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import ssl
+import zlib
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ MAX_ANSWER_BYTES = 16 << 20
 """An answer that is longer is none to a request of ours."""
 
 _CHUNK_BYTES = 1 << 16
+_PACKED = ("gzip", "x-gzip", "deflate")
+"""RFC 9110 section 8.4.1; one of them, once."""
+_EITHER_HEAD = 32
+"""To zlib: with the head of gzip (RFC 1952) or its own (RFC 1950)."""
 _FIELD_VALUE = re.compile(r"[!-~](?:[ -~\t]*[!-~])?")
 
 
@@ -119,11 +124,39 @@ class HttpPeer:
 
     def _read(self, response: httpx.Response) -> bytes:
         pieces = bytearray()
-        for piece in response.iter_bytes(_CHUNK_BYTES):
+        for piece in plain_body(response, _CHUNK_BYTES, self._name):
             pieces += piece
             if len(pieces) > MAX_ANSWER_BYTES:
                 raise TransientError(f"{self._name}: the answer is too long")
         return bytes(pieces)
+
+
+def plain_body(response: httpx.Response, chunk_bytes: int, name: str) -> Iterator[bytes]:
+    """The body in pieces of at most so many bytes, unpacked: what is packed small, once or several
+    times over, may unpack to any length at once.
+
+    Raises:
+        TransientError: it is packed in a way that nobody asked for, or is not whole; ``name``: the
+            server's, for the message.
+    """
+    packed = response.headers.get("content-encoding", "identity").strip().lower()
+    if packed == "identity":
+        yield from response.iter_raw(chunk_bytes)
+        return
+    if packed not in _PACKED:
+        raise TransientError(f"{name}: the answer is packed in a way that nobody asked for")
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | _EITHER_HEAD)
+    try:
+        for piece in response.iter_raw(chunk_bytes):
+            rest = piece
+            while rest:
+                yield unpacking.decompress(rest, chunk_bytes)
+                rest = unpacking.unconsumed_tail
+        yield unpacking.flush()
+    except zlib.error:
+        raise TransientError(f"{name}: the answer cannot be unpacked") from None
+    if not unpacking.eof or unpacking.unused_data:
+        raise TransientError(f"{name}: the answer cannot be unpacked")
 
 
 def client(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from hub.bootstrap.hub import Hub, package_of
 from hub.bootstrap.model_register import register_of
@@ -26,6 +28,16 @@ birth dates of patients.
 """
 
 
+class _Handed:
+    """Is no function, so that it is taken for an ASGI application."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._application(scope, receive, send)
+
+
 def create_app(context: WebContext, endpoints: Sequence[HttpEndpoint] = ()) -> FastAPI:
     """The application over one hub, and the sources that are part of it. It stands behind the
     door (`hub.web.door`), which alone decides who comes in."""
@@ -36,12 +48,16 @@ def create_app(context: WebContext, endpoints: Sequence[HttpEndpoint] = ()) -> F
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.context = context
     install_problem_handlers(app)
     for part in (health, metrics, api):
         app.include_router(part.router)
     for endpoint in endpoints:
+        # a mount is what is below a path; FHIR posts transactions to the path itself
+        whole = Route(endpoint.path, _Handed(endpoint.application), include_in_schema=False)
+        app.router.routes.append(whole)
         app.mount(endpoint.path, endpoint.application)
     return app
 

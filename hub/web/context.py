@@ -17,6 +17,7 @@ from hub.ports import Clock, Jobs, ModelPackage, at_first_call
 from hub.store.database import Database
 from hub.store.journal import Journal
 from hub.web.refusals import Refusals
+from hub.web.uploads import Uploads
 
 if TYPE_CHECKING:
     from hub.bootstrap.registration import ModelDesk
@@ -45,6 +46,8 @@ class WebContext:
     """What vendors send and fetch about requests; None: nobody serves them here."""
     desk: ModelDesk | None = None
     """Where models are registered; None: only the configured ones are shown."""
+    uploads: Uploads = field(default_factory=Uploads)
+    """The packages that are on their way in."""
 
     def journal(self, principal: Principal) -> Journal:
         """Writes in the name of whoever asks."""

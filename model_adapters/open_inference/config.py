@@ -20,6 +20,10 @@ class ServerConfig(HttpPeerConfig):
     stand here get credentials, or are called at an address that is not public although
     `outbound.private_networks` does not name it."""
 
+    vendor: str = ""
+    """Only models of this vendor (`vendor.name` of their manifests) are asked for here: else
+    another vendor could name this server in a manifest of its own. Empty: models of whichever
+    vendor."""
     allow_http: bool = False
     """Ask without TLS on another machine: only where nobody else can read on the network, because
     the tensors are made of patients' images."""

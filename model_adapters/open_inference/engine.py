@@ -43,6 +43,7 @@ from model_adapters.tensors.signature import Tensor, check_signature, config_err
 Array = NDArray[Any]
 _QUESTION_SECONDS = 10.0
 """For one question about the server or the model."""
+_ANOTHER_VENDORS = "the server is for models of another vendor (adapters.open_inference.servers)"
 _IN_CLEAR = (
     "must be https; adapters.open_inference.servers names servers that are asked otherwise"
     " (allow_http)"
@@ -154,7 +155,7 @@ def open_engine(package: ModelPackage, settings: EngineSettings) -> ServedModel:
     card, runtime = package.card, package.card.runtime
     if not isinstance(runtime, OpenInferenceRuntime):
         raise config_error("runtime.kind", f"is {runtime.kind}; this adapter runs open_inference")
-    server = _server(runtime, settings)
+    server = _server(runtime, settings, card.vendor.name)
     with ExitStack() as unless_it_is_used:
         unless_it_is_used.callback(server.close)
         metadata = _checked(server, card, runtime, settings.load_seconds)
@@ -162,10 +163,14 @@ def open_engine(package: ModelPackage, settings: EngineSettings) -> ServedModel:
     return ServedModel(server, runtime, metadata, outputs_of(card))
 
 
-def _server(runtime: OpenInferenceRuntime, settings: EngineSettings) -> InferenceServer:
+def _server(
+    runtime: OpenInferenceRuntime, settings: EngineSettings, vendor: str
+) -> InferenceServer:
     try:
         config: HttpPeerConfig = HttpPeerConfig(url=runtime.url)
         known = server_for(config.url, settings.servers)
+        if known is not None and known.vendor not in ("", vendor):
+            raise config_error("runtime.url", _ANOTHER_VENDORS)
         if known is not None:
             config = known.model_copy(update={"url": config.url})
         elif not is_private(config.url):

@@ -231,16 +231,24 @@ def _checked(
         guard.check_url(runtime.url)
     except RejectedError as error:
         raise _problem(package, "runtime.url", str(error)) from error
-    service = config.service_of(runtime.url)
+    service = config.service_of(runtime.url, package.card.vendor.name)
     if service is None:
         message = "no service of `adapters.vendor_http.services` in the configuration has this URL"
         raise _problem(package, "runtime.url", message)
-    if runtime.answer == "webhook" and not service.keys:
+    if runtime.answer == "webhook" and not _has_keys(service, package):
         message = "webhook: the service has no `webhook_secrets` in the configuration"
         raise _problem(package, "runtime.answer", message)
     if runtime.answer == "webhook" and context.door is None:
         raise _problem(package, "runtime.answer", "webhook: the hub has no door for vendors here")
     return service
+
+
+def _has_keys(service: ServiceConfig, package: ModelPackage) -> bool:
+    try:
+        return bool(service.keys)
+    except ValueError as error:  # what a reference led to
+        message = f"webhook: a secret of `webhook_secrets` in the configuration {error}"
+        raise _problem(package, "runtime.answer", message) from None
 
 
 def _origin(url: str) -> str:

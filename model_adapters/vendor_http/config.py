@@ -11,6 +11,9 @@ from hub.transport.http_config import HttpPeerConfig
 from hub.transport.oauth2_config import OAuth2Config, is_private
 from hub.transport.webhook_signature import key_of
 
+_REFERENCES = ("env:", "file:")
+"""How secrets begin that stand elsewhere."""
+
 
 class ServiceConfig(HttpPeerConfig):
     """A vendor's service that may be asked. Its API key stands in `headers` or `bearer_token`."""
@@ -23,14 +26,20 @@ class ServiceConfig(HttpPeerConfig):
     """What the vendor signs the answers with that it posts to the hub, each `whsec_` and base64 of
     24 to 64 bytes; write `env:NAME` or `file:/path`. Two while the vendor changes from one to the
     other."""
+    vendor: str = ""
+    """Only models of this vendor (`vendor.name` of their manifests) are asked here, with our
+    credentials: else another vendor could name this service in a manifest of its own. Empty: models
+    of whichever vendor."""
     allow_http: bool = False
     """Ask without TLS on another machine; in a laboratory only."""
 
     @field_validator("webhook_secrets")
     @classmethod
     def _are_secrets(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        """References are looked up later; whoever uses the keys finds out (`keys`)."""
         for secret in secrets:
-            key_of(secret.get_secret_value())
+            if not secret.get_secret_value().startswith(_REFERENCES):
+                key_of(secret.get_secret_value())
         return secrets
 
     @model_validator(mode="after")
@@ -43,7 +52,11 @@ class ServiceConfig(HttpPeerConfig):
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """What signatures are checked with."""
+        """What signatures are checked with.
+
+        Raises:
+            ValueError: a secret is none; its text is not repeated.
+        """
         return tuple(key_of(secret.get_secret_value()) for secret in self.webhook_secrets)
 
     def serves(self, url: str) -> bool:
@@ -74,10 +87,12 @@ class VendorHttpConfig(BaseModel):
             raise ValueError("services: two have the same url")
         return self
 
-    def service_of(self, url: str) -> ServiceConfig | None:
-        """The service that a manifest's URL belongs to; None: the operator named none."""
+    def service_of(self, url: str, vendor: str) -> ServiceConfig | None:
+        """The service that the URL of a vendor's manifest belongs to; None: the operator named
+        none."""
         found = [service for service in self.services if service.serves(url)]
-        return max(found, key=lambda service: len(service.url), default=None)
+        longest = max(found, key=lambda service: len(service.url), default=None)
+        return longest if longest is not None and longest.vendor in ("", vendor) else None
 
 
 def _port(url: str) -> int | None:

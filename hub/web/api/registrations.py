@@ -16,13 +16,19 @@ from typing import IO, Any
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from hub.bootstrap.registration import ModelDesk
 from hub.domain.access import Principal
 from hub.errors import ConfigError, RejectedError
 from hub.formats.package_archive import PackageArchive, looks_like_archive
 from hub.registration import NotYoursError, Registrar
-from hub.store.package_store import Offered, OfferedArchive, OfferedManifest
+from hub.store.package_store import (
+    Offered,
+    OfferedArchive,
+    OfferedManifest,
+    no_space_is_transient,
+)
 from hub.store.packages import MAXIMUM_MANIFEST_BYTES
 from hub.store.registrations import (
     NoSuchModelError,
@@ -36,6 +42,8 @@ from hub.web.errors import problem
 
 router = APIRouter(prefix="/models", tags=["models"])
 
+_LOOK_BYTES = 16 << 20
+"""Of an upload, between two looks at the space that is left."""
 _UPLOAD = "upload"
 """What messages call the body."""
 _MANIFEST_EXAMPLE = {"schema": {"type": "string"}}
@@ -89,6 +97,7 @@ class RegisteredModel(BaseModel):
         409: {"description": "Its id or its version is taken, or it was retired"},
         413: {"description": "It is larger than any may be"},
         422: {"description": "It is wrong; `errors` lists each mistake with its line"},
+        503: {"description": "No space left, or too many packages come at once"},
     },
     response_model=RegisteredModel,
 )
@@ -98,8 +107,8 @@ async def register(
     """Check a package and keep it: `application/zip`, or `application/yaml` of a model that needs
     no files. It is loaded once; `activate` lets routes use it."""
     desk = _desk(context)
-    with TemporaryFile(dir=desk.folder) as file:
-        await _spool(request, file, desk.maximum_bytes)
+    with context.uploads.one(principal.actor), TemporaryFile(dir=desk.folder) as file:
+        await _spool(request, file, desk)
         registrar = desk.registrar(principal)
         work = partial(_registered, registrar, file, desk.maximum_bytes)
         answer = await run_in_threadpool(_answered, request, work)
@@ -187,19 +196,31 @@ def _refuse_invisible(context: WebContext, principal: Principal, model_id: str) 
         raise NoSuchModelError(f"no model {model_id} is configured or registered")
 
 
-async def _spool(request: Request, file: IO[bytes], maximum_bytes: int) -> None:
+async def _spool(request: Request, file: IO[bytes], desk: ModelDesk) -> None:
     """The body, to the disk.
 
     Raises:
-        HTTPException: 413.
+        HTTPException: 413; 400, it broke off.
+        TransientError: no space left.
     """
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > maximum_bytes:
-            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            raise HTTPException(status, f"a package has at most {maximum_bytes} bytes")
-        await run_in_threadpool(file.write, chunk)
+    received, looked_at = 0, -_LOOK_BYTES
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > desk.maximum_bytes:
+                status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+                raise HTTPException(status, f"a package has at most {desk.maximum_bytes} bytes")
+            if received - looked_at >= _LOOK_BYTES:
+                looked_at = received
+                await run_in_threadpool(desk.must_have_room)
+            await run_in_threadpool(_write, file, chunk)
+    except ClientDisconnect:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the package broke off") from None
+
+
+def _write(file: IO[bytes], chunk: bytes) -> None:
+    with no_space_is_transient():
+        file.write(chunk)
 
 
 def _registered(

@@ -227,6 +227,18 @@ def test_other_ways_to_write_a_path_do_not_lead_around_the_door(
     assert not building.ask("GET", path, **bearer(Scope.VENDOR))[1]
 
 
+def test_what_is_mounted_answers_at_its_own_path_too(building: Building) -> None:
+    """FHIR posts transactions to the base URL, without a slash: a redirect would lose them."""
+    for endpoint in building.endpoints:
+        for path in (endpoint.path, f"{endpoint.path}/"):
+            answer, entered = building.ask("POST", path, **bearer(Scope.SYSTEM))
+            assert entered
+            assert answer.status_code not in {307, 308}
+            assert "location" not in answer.headers
+    answer, _ = building.ask("POST", "/fhir", **bearer(Scope.SYSTEM))
+    assert answer.json()["resourceType"] == "OperationOutcome"
+
+
 def test_a_method_that_a_route_does_not_have_is_not_let_in(building: Building) -> None:
     answer, entered = building.ask("DELETE", "/api/v1/studies", **bearer(Scope.OPERATOR))
     assert (answer.status_code, entered) == (405, False)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +22,10 @@ from hub.domain.access import Scope
 from hub.ports import Jobs
 from hub.registry import discover
 from hub.store import audit
+from hub.web.api import registrations
 from hub.web.app import create_app_of
 from hub.web.refusals import Refusals
+from hub.web.uploads import MOST_UPLOADS
 from tests.unit.adapters.toy_models import graph, write_package
 from tests.unit.web.keys import KnownKeys, api_key, behind_the_door
 
@@ -184,6 +189,51 @@ def test_a_body_that_is_too_large_is_not_read_to_its_end(site: Site) -> None:
     answer = site.ask("POST", "", content=body())
     assert (answer.status_code, answer.headers["content-type"]) == (413, PROBLEM)
     assert list((site.hub.settings.data / "models").iterdir()) == []
+
+
+def test_packages_leave_the_space_that_images_need(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 2 * site.hub.settings.storage.minimum_free_bytes
+    usage = shutil.disk_usage(site.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=room - 1))
+    answer = site.register("maker")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "no space left for models")
+    assert "retry-after" in answer.headers
+    assert list((site.hub.settings.data / "models").iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=room))
+    assert site.register("maker").status_code == 201
+
+
+def test_a_disk_that_is_full_is_told_and_is_no_fault(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, _content: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(registrations, "TemporaryFile", lambda **_: Full())
+    answer = site.register("maker")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "no space left for models")
+
+
+def test_one_package_of_a_key_and_few_of_all_come_at_once(site: Site) -> None:
+    door: Any = site.client.app
+    uploads = door._application.state.context.uploads
+    with uploads.one("key:maker"):
+        answer = site.register("maker")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "another package of yours" in answer.text
+        assert site.register().status_code == 201
+    assert site.register("maker").status_code == 200
+    with contextlib.ExitStack() as others:
+        for number in range(MOST_UPLOADS):
+            others.enter_context(uploads.one(f"key:other-{number}"))
+        assert "too many packages" in site.register("maker").text
+        reason = {"reason": "a fault in it"}
+        assert site.ask("POST", "/toy/activate", json=reason).status_code == 200
+        assert site.ask("POST", "/toy/suspend", "maker", json=reason).status_code == 200
+    assert site.register("maker", **{"version: 1.0.0": "version: 1.1.0"}).status_code == 201
 
 
 def test_conflicts_are_told(site: Site) -> None:

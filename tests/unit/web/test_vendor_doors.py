@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
 
 from hub.bootstrap.vendor_door import RetrievalTokens, SignedDoor
-from hub.bootstrap.vendor_requests import RequestImages, RequestOverError
+from hub.bootstrap.vendor_requests import RequestImages, RequestOverError, VendorRequests
 from hub.domain.inference import InferenceRequest
 from hub.domain.study import Location
 from hub.errors import IntegrityError, RejectedError, TransientError
@@ -19,6 +20,7 @@ from hub.store.callbacks import Taken
 from hub.web.api.callbacks import MOST_BYTES
 from hub.web.app import create_app
 from tests.builders import chest_ct_study, request_for
+from tests.fakes import FrozenClock
 from tests.unit.web.keys import client_with_key
 from tests.unit.web.test_app import context_over, database
 
@@ -234,3 +236,16 @@ def test_the_door_tells_vendors_where(tmp_path: Path) -> None:
     assert RetrievalTokens(tmp_path).opens(given.authorization[7:], ID, NOON)
     assert given.authorization not in repr(given)
     assert door.callback_url(ID) == f"https://hub.example/api/v1/callbacks/{ID}"
+
+
+def test_without_a_token_nobody_gets_as_far_as_the_database(tmp_path: Path) -> None:
+    vendors = VendorRequests.__new__(VendorRequests)
+    vendors._tokens = RetrievalTokens(tmp_path)
+    vendors._hub = SimpleNamespace(clock=FrozenClock())  # type: ignore[assignment]  # no database
+    end = FrozenClock().now() + timedelta(minutes=1)
+    right = vendors._tokens.issued(ID, end)
+    for token in ("", "r.", right[:-1] + "x", vendors._tokens.issued("b" * 32, end)):
+        with pytest.raises(RejectedError, match="the token is not for this request"):
+            vendors.images(ID, token)
+    with pytest.raises(AttributeError, match="database"):
+        vendors.images(ID, right)
