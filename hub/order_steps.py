@@ -29,11 +29,11 @@ from hub.fetching import ENDPOINT_OF, STUDY_FETCH_SECONDS, Fetching
 from hub.identity_gate import order_mismatches
 from hub.order_values import OrderValues, current
 from hub.ports import Expectation, ExpectationSource, StudyQuery
-from hub.store import fetches, instances, observations, order_rows, studies
+from hub.store import fetches, instances, observations, order_rows, results, studies
 from hub.store.fetches import Fetch, FetchKind, FetchState
 from hub.store.knowledge import record_expectation
 from hub.store.order_ledger import OrderLedger, limit
-from hub.store.order_rows import HUB, Look, OrderRow, look_of
+from hub.store.order_rows import HUB, Look, OrderRow, look_of, order_job
 from hub.store.results import RequestRow
 from hub.study_steps import StudySteps
 
@@ -125,8 +125,11 @@ class OrderSteps:
         chosen = self._routes(row.order)
         decided = [(route, self.steps.decide(route, study)) for route in chosen]
         with self.steps.database.write() as connection:
-            if studies.state_of(connection, study.key) == studies.ROUTED:
-                self._settle(connection, row, study, decided, look)
+            if studies.state_of(connection, study.key) != studies.ROUTED:  # asked again just now
+                self.ledger.put_off(connection, row, look, ARRIVING, follow=False)
+                return
+            results.lock_requests(connection, study.study_instance_uid)
+            self._settle(connection, row, study, decided, look)
 
     def _routes(self, order: Order) -> tuple[Route, ...]:
         """The one that it names, or every one that makes reports.
@@ -180,7 +183,8 @@ class OrderSteps:
         self, connection: sa.Connection, order: Order, study: Study, route: Route, match: Match
     ) -> Decision:
         """Ask, or take the request that stands for the same question."""
-        request = self.steps.request(study, route, match, order)
+        again = study.is_case and study.key.revision > 1
+        request = self.steps.request(study, route, match, order, again=again)
         stands = self.steps.what_stands(connection, route, request)
         if stands is not None:
             order_rows.link(connection, order.order_id, stands.request_id)
@@ -258,30 +262,50 @@ class OrderSteps:
     # --- measured values -------------------------------------------------------------------------
 
     def _values(self, row: OrderRow, look: Look) -> None:
+        order, begun = row.order, self.steps.journal.clock.now()
         with self.steps.database.read() as connection:
-            key = observations.latest_case(connection, row.order.study_instance_uid)
-            study = None if key is None else instances.load_study(connection, key)
-        routes = self._routes_of_values(row.order)
-        if study is not None:
-            found = self.values.corrected(study.observations)
-            if found != study.observations:
-                key = StudyKey(study.study_instance_uid, study.key.revision + 1)
-                study = replace(study, key=key, observations=found)
-        else:
+            study = self._case_now(connection, order)
+        routes = self._routes_of_values(order)
+        if study is None:
             study = self._case(row, look, routes)
         if study is None:
             return
         decided = [(route, self.steps.decide(route, study)) for route in routes]
         with self.steps.database.write() as connection:
+            results.lock_requests(connection, order.study_instance_uid)
+            if self.ledger.open_row(connection, order.order_id) is None:
+                return  # another look was faster, or it was taken back
+            # Whoever corrects a value that no case holds yet leaves it to us.
+            if self.values.corrected(connection, study.observations, begun) != study.observations:
+                self.steps.jobs.enqueue(connection, order_job(order))
+                return
             self._keep_case(connection, row, study)
             self._settle(connection, row, study, decided, look)
+
+    def _case_now(self, connection: sa.Connection, order: Order) -> Study | None:
+        """The case of an order, with the values as they are now: a further revision where one was
+        corrected; None where there is none."""
+        key = observations.latest_case(connection, order.study_instance_uid)
+        if key is None:
+            return None
+        study = instances.load_study(connection, key)
+        made_at = observations.made_at(connection, key)
+        found = self.values.corrected(connection, study.observations, made_at)
+        if found == study.observations:
+            return study
+        later = StudyKey(study.study_instance_uid, key.revision + 1)
+        return replace(study, key=later, observations=found)
 
     def _case(self, row: OrderRow, look: Look, routes: Sequence[Route]) -> Study | None:
         """Gather the values; None where they have to be waited for, or nobody wants them."""
         order = row.order
         codes = self._codes(routes)
-        if order.source == HUB and not any(value.has(codes) for value in order.observations):
+        if order.source == HUB and not routes:
             self.ledger.drop(order)
+            return None
+        unknown = [route for route in routes if self.steps.card(route) is None]
+        if not codes and unknown:
+            self._tell_unreadable(row, unknown)
             return None
         if not codes:
             self.ledger.end(row, OrderState.REJECTED, (READS_NONE,))
@@ -302,6 +326,16 @@ class OrderSteps:
             source=order.observations[0].source if order.source == HUB else order.source,
             at=order.ordered_at,
         )
+
+    def _tell_unreadable(self, row: OrderRow, routes: Sequence[Route]) -> None:
+        """Nobody knows what their models read: that is no reason to say that they read nothing."""
+        broken = [self.steps.unable(route) for route in routes]
+        reasons = tuple(f"{one.route}: {text}" for one in broken for text in one.reasons)
+        self.ledger.end(row, OrderState.FAILED, reasons)
+        key = StudyKey(row.order.study_instance_uid, 1)
+        with self.steps.database.write() as connection:
+            for one in broken:
+                self.steps.alarm_if_broken(connection, key, one)
 
     def _routes_of_values(self, order: Order) -> tuple[Route, ...]:
         """Those whose model reads values; nobody knows it of one whose package cannot be read."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -65,15 +66,24 @@ class OrderValues:
         values = observations.chosen(codes, told, sent, order.observations)
         return Gathered(patient, values)
 
-    def corrected(self, values: tuple[Observation, ...]) -> tuple[Observation, ...]:
-        """The values of a case as they stand now, where a source said something else since."""
+    def corrected(
+        self,
+        connection: sa.Connection,
+        values: tuple[Observation, ...],
+        gathered_at: datetime | None,
+    ) -> tuple[Observation, ...]:
+        """The values of a case as they stand now, where a source said something else since. What a
+        record said when it was asked counts more than what sources had sent before."""
         if not values:
             return ()
-        with self.database.read() as connection:
-            now = observations.of_patient(connection, values[0].patient)
+        patient = values[0].patient
+        sent = observations.Corrections.among(observations.of_patient(connection, patient))
+        late = observations.Corrections.among(
+            observations.of_patient(connection, patient, after=gathered_at)
+        )
+        told = (late if value.source in self.records else sent for value in values)
         return tuple(
-            next((n for n in now if observations.is_correction(n, value)), value)
-            for value in values
+            next(iter(by.of(value)), value) for by, value in zip(told, values, strict=True)
         )
 
 

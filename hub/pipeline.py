@@ -169,8 +169,16 @@ class Pipeline:
 
     def run_study(self, argument: str) -> None:
         """The job of a study revision: apply every route, record every answer."""
-        self.registry.catch_up(route.model for route in self.routes)
+        self.catch_up()
         self.study_steps.route(study_key(argument))
+
+    def catch_up(self) -> None:
+        """Have every route's model run here that was activated by now.
+
+        Raises:
+            TransientError: the database cannot be reached.
+        """
+        self.registry.catch_up(route.model for route in self.routes)
 
     # --- 4 to 6. infer, verify, encode -----------------------------------------------------
 

@@ -62,8 +62,13 @@ def build_adapters(hub: Hub) -> Adapters:
 
 
 def package_store(settings: Settings) -> PackageStore:
-    """The packages of registered models."""
-    return PackageStore(settings.data / "models", settings.registration.maximum_package_mib << 20)
+    """The packages of registered models; they leave as much of the disk as images need once more,
+    so that nobody stops the receivers by what he registers."""
+    return PackageStore(
+        settings.data / "models",
+        settings.registration.maximum_package_mib << 20,
+        2 * settings.storage.minimum_free_bytes,
+    )
 
 
 def build_destinations(hub: Hub) -> dict[str, RunningDestination]:

@@ -21,6 +21,7 @@ from hub.domain.inference import (
     InputRole,
     Priority,
 )
+from hub.domain.model_runtime import VendorHttpRuntime
 from hub.domain.routing import Match, match
 from hub.domain.study import Series, Study
 from hub.errors import ConfigError, RejectedError
@@ -63,7 +64,8 @@ def preview(
     nothing of the answer is kept.
 
     Raises:
-        RejectedError: no such study or model, or none of these series.
+        RejectedError: no such study or model, none of these series, or the model runs at its
+            vendor.
         IntegrityError: the answer belongs to somebody else.
     """
     study = _study(hub, study_instance_uid)
@@ -114,7 +116,11 @@ def _running(
     hub: Hub, register: ModelRegister, found: ListedModel, adapters: Adapters
 ) -> RunningModel:
     try:
-        return load_one(hub, adapters, register.package(found), found.adapter)
+        package = register.package(found)
+        if isinstance(package.card.runtime, VendorHttpRuntime):  # it could not get the images
+            message = f"model {found.id} runs at its vendor, who is asked real requests only"
+            raise RejectedError(f"{message}: try it by a route with mode: shadow")
+        return load_one(hub, adapters, package, found.adapter)
     except ConfigError as error:
         raise RejectedError(f"model {found.id} cannot run: {error}") from error
 

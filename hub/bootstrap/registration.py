@@ -31,6 +31,12 @@ class ModelDesk:
         """The largest package."""
         return package_store(self.hub.settings).maximum_bytes
 
+    def must_have_room(self) -> None:
+        """Raises:
+        TransientError: images will need what is left of the disk.
+        """
+        package_store(self.hub.settings).must_have_room()
+
     @property
     def folder(self) -> Path:
         """Where an upload may wait: on the disk that keeps the packages."""

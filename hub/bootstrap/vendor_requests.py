@@ -120,8 +120,10 @@ class VendorRequests:
             RejectedError: the token does not open them.
             RequestOverError: nobody works on the request any more, or its images were deleted.
         """
-        row = self._row(request_id)
-        if row is None or not self._tokens.opens(token, request_id, self._hub.clock.now()):
+        # the token first: whoever has none does not get as far as the database
+        is_open = self._tokens.opens(token, request_id, self._hub.clock.now())
+        row = self._row(request_id) if is_open else None
+        if row is None:
             raise RejectedError(_NO_IMAGES)
         if row.state not in OPEN_STATES:
             raise RequestOverError("the request has ended")

@@ -318,9 +318,13 @@ class Worker:
         def steps() -> OrderSteps:
             return OrderSteps(steps=self.pipeline.study_steps, values=values)
 
+        def run_order(argument: str) -> None:
+            self.pipeline.catch_up()
+            steps().run_order(argument)
+
         return {
             ORDER_JOB: self._isolated(
-                lambda argument: steps().run_order(argument),
+                run_order,
                 lambda argument, reason: steps().order_failed(argument, reason),
             )
         }

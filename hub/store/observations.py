@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -39,21 +40,24 @@ def keep(connection: sa.Connection, value: Observation, at: datetime) -> bool:
         issuer_of_patient_id=value.patient.issuer_of_patient_id,
         source=value.source,
         reference=value.reference,
+        identifier_sha256=_digest(value.identifier),
         content=_ONE.dump_python(value, mode="json"),
         effective_at=value.effective_at,
         received_at=at,
     )
     if not is_new and not _revive(connection, value, at):
         return False
-    connection.execute(
-        sa.update(observations)
-        .where(
-            _same_resource(value),
-            observations.c.observation_id != value.observation_id,
-            observations.c.replaced_at.is_(None),
+    for is_alike in _alike(value):  # one at a time: each has an index
+        connection.execute(
+            sa.update(observations)
+            .where(
+                is_alike,
+                _is_told_by_the_same(value),
+                observations.c.observation_id != value.observation_id,
+                observations.c.replaced_at.is_(None),
+            )
+            .values(replaced_at=at)
         )
-        .values(replaced_at=at)
-    )
     return True
 
 
@@ -70,37 +74,61 @@ def _revive(connection: sa.Connection, value: Observation, at: datetime) -> bool
     return done.rowcount == 1
 
 
-def _same_resource(value: Observation) -> sa.ColumnElement[bool]:
-    """Of the same sender, whoever the patient was said to be; or of the same patient."""
-    table, alike = observations.c, []
+def _alike(value: Observation) -> Iterator[sa.ColumnElement[bool]]:
+    """Where it stands, and its business identifier."""
     if value.reference:
-        alike.append(table.reference == value.reference)
+        yield observations.c.reference == value.reference
     if value.identifier is not None:
-        system, number = value.identifier
-        alike.append(
-            sa.and_(
-                table.content[("identifier", 0)].as_string() == system,
-                table.content[("identifier", 1)].as_string() == number,
-            )
-        )
+        yield _is_identified(value.identifier)
+
+
+def _is_identified(identifier: tuple[str, str]) -> sa.ColumnElement[bool]:
+    """By the index of the value; the few that are found have their systems compared."""
+    system = observations.c.content[("identifier", 0)].as_string()
+    found = observations.c.identifier_sha256 == _digest(identifier)
+    return sa.and_(found, system == identifier[0])
+
+
+def _is_told_by_the_same(value: Observation) -> sa.ColumnElement[bool]:
+    """Of the same sender, whoever the patient was said to be; or of the same patient."""
+    table = observations.c
     of_patient = sa.and_(
         table.patient_id == value.patient.patient_id,
         table.issuer_of_patient_id == value.patient.issuer_of_patient_id,
     )
-    told = sa.or_(table.source == value.source, of_patient)
-    return sa.and_(told, sa.or_(*alike)) if alike else sa.false()
+    return sa.or_(table.source == value.source, of_patient)
 
 
-def is_same_resource(one: Observation, other: Observation) -> bool:
-    """Two versions of one thing: by where it stands, or by its business identifier."""
-    if one.reference and one.reference == other.reference:
-        return True
-    return one.identifier is not None and one.identifier == other.identifier
+def _digest(identifier: tuple[str, str] | None) -> str:
+    return "" if identifier is None else hashlib.sha256(identifier[1].encode()).hexdigest()
 
 
-def is_correction(new: Observation, old: Observation) -> bool:
-    """The same resource says something else."""
-    return is_same_resource(new, old) and _said(new) != _said(old)
+def _names(value: Observation) -> tuple[tuple[str, ...], ...]:
+    """Two values with one of these in common are versions of one thing: where it stands, and its
+    business identifier."""
+    stands = (("reference", value.reference),) if value.reference else ()
+    return (*stands, *(() if value.identifier is None else (("identifier", *value.identifier),)))
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """What sources said last, to be found by what was said before."""
+
+    by_name: Mapping[tuple[str, ...], Sequence[Observation]]
+
+    @classmethod
+    def among(cls, values: Sequence[Observation]) -> Corrections:
+        """Of several of one thing the first one is found."""
+        by_name: dict[tuple[str, ...], list[Observation]] = {}
+        for value in values:
+            for name in _names(value):
+                by_name.setdefault(name, []).append(value)
+        return cls(by_name)
+
+    def of(self, old: Observation) -> list[Observation]:
+        """The same resource, which says something else."""
+        alike = (new for name in _names(old) for new in self.by_name.get(name, ()))
+        return [new for new in alike if _said(new) != _said(old)]
 
 
 def _said(value: Observation) -> tuple[object, ...]:
@@ -109,8 +137,11 @@ def _said(value: Observation) -> tuple[object, ...]:
     return (value.status, value.effective_at, value.value, unit, value.comparator)
 
 
-def of_patient(connection: sa.Connection, patient: PatientIdentity) -> list[Observation]:
-    """What sources said of a patient, as it stands now, the last received first."""
+def of_patient(
+    connection: sa.Connection, patient: PatientIdentity, *, after: datetime | None = None
+) -> list[Observation]:
+    """What sources said of a patient, as it stands now, the last received first; with ``after``
+    only what came then."""
     table = observations.c
     query = (
         sa.select(table.content)
@@ -121,6 +152,8 @@ def of_patient(connection: sa.Connection, patient: PatientIdentity) -> list[Obse
         )
         .order_by(table.received_at.desc(), table.observation_id)
     )
+    if after is not None:
+        query = query.where(table.received_at > after)
     return [_ONE.validate_python(row.content) for row in connection.execute(query)]
 
 
@@ -145,10 +178,8 @@ def search(
         if patient.issuer_of_patient_id:
             query = query.where(table.issuer_of_patient_id == patient.issuer_of_patient_id)
     if identifier is not None:
-        system, value = identifier
-        query = query.where(table.content[("identifier", 1)].as_string() == value)
-        if system:
-            query = query.where(table.content[("identifier", 0)].as_string() == system)
+        by_value = table.identifier_sha256 == _digest(identifier)
+        query = query.where(_is_identified(identifier) if identifier[0] else by_value)
     query = query.order_by(table.received_at.desc(), table.observation_id)
     rows = connection.execute(query.limit(limit).offset(offset))
     return [_ONE.validate_python(row.content) for row in rows]
@@ -158,13 +189,12 @@ def chosen(codes: Collection[Code], *told: Sequence[Observation]) -> tuple[Obser
     """The values of these codes, each resource once: what stands further in front counts. The
     newest first."""
     found: list[Observation] = []
+    known: set[object] = set()
     for value in (value for one in told for value in one):
-        is_known = any(
-            is_same_resource(other, value) or other.observation_id == value.observation_id
-            for other in found
-        )
-        if not is_known:
+        names = (*_names(value), value.observation_id)
+        if known.isdisjoint(names):
             found.append(value)
+            known.update(names)
     wanted = tuple(codes)
     return tuple(sorted((f for f in found if f.has(wanted)), key=_age))
 
@@ -251,6 +281,15 @@ def latest_case(connection: sa.Connection, study_instance_uid: str) -> StudyKey 
         )
     ).scalar()
     return None if number is None else StudyKey(study_instance_uid, number)
+
+
+def made_at(connection: sa.Connection, key: StudyKey) -> datetime | None:
+    """When a revision of a case was made."""
+    query = sa.select(study_revisions.c.completed_at).where(
+        study_revisions.c.study_instance_uid == key.study_instance_uid,
+        study_revisions.c.revision == key.revision,
+    )
+    return connection.execute(query).scalar()
 
 
 def erase_case(connection: sa.Connection, study_instance_uid: str, at: datetime) -> int | None:

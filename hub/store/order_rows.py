@@ -78,7 +78,7 @@ def get(connection: sa.Connection, order_id: str, *, lock: bool = False) -> Orde
     """An order; with ``lock`` its row is locked for the transaction on PostgreSQL."""
     query = sa.select(orders).where(orders.c.order_id == order_id)
     if lock and connection.dialect.name == "postgresql":
-        query = query.with_for_update()
+        query = query.with_for_update(key_share=True)  # a request may be linked to it meanwhile
     row = connection.execute(query).one_or_none()
     return None if row is None else order_row(row)
 
@@ -149,11 +149,19 @@ def of_study(connection: sa.Connection, study_instance_uid: str) -> list[OrderRo
 
 
 def last_order(connection: sa.Connection, study_instance_uid: str, route: str) -> Order | None:
-    """The order that had a route applied to a study last; None: no order had."""
+    """The order that had a route applied to a study last; None: no order had, or it was taken back
+    before a model was asked."""
     query = (
         sa.select(orders.c.content)
         .join(requests, requests.c.order_id == orders.c.order_id)
-        .where(requests.c.study_instance_uid == study_instance_uid, requests.c.route == route)
+        .where(
+            requests.c.study_instance_uid == study_instance_uid,
+            requests.c.route == route,
+            sa.or_(
+                orders.c.state != OrderState.CANCELLED.value,
+                requests.c.state != RequestState.DISCARDED.value,
+            ),
+        )
         .order_by(requests.c.revision.desc(), requests.c.created_at.desc())
     )
     content = connection.execute(query.limit(1)).scalar()
@@ -265,14 +273,19 @@ def state_now(row: OrderRow, asked: Sequence[OrderedRequest]) -> tuple[OrderStat
 _STAYS = (OrderState.PLACED, OrderState.WAITING)
 
 
-def settle(connection: sa.Connection, journal: Journal, request_id: str) -> None:
-    """A request has ended: so have, perhaps, the orders that it answers."""
+def answered_by(connection: sa.Connection, request_id: str) -> list[OrderRow]:
+    """The orders that a request answers. They are locked from here on: after the request, before
+    the audit log."""
     query = sa.select(orders).join(order_requests, order_requests.c.order_id == orders.c.order_id)
-    query = query.where(order_requests.c.request_id == request_id)
+    query = query.where(order_requests.c.request_id == request_id).order_by(orders.c.order_id)
     if connection.dialect.name == "postgresql":  # of two requests of an order that end at once
-        query = query.with_for_update(of=orders)
-    for found in connection.execute(query).all():
-        row = order_row(found)
+        query = query.with_for_update(of=orders, key_share=True)
+    return [order_row(found) for found in connection.execute(query).all()]
+
+
+def settle(connection: sa.Connection, journal: Journal, answered: Iterable[OrderRow]) -> None:
+    """A request has ended: so have, perhaps, the orders that it answers (``answered_by``)."""
+    for row in answered:
         state, reasons = state_now(row, requests_of(connection, row.order.order_id))
         change(connection, journal, row, state, reasons)
 

@@ -7,7 +7,7 @@ what was refused left nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
@@ -56,11 +56,14 @@ class StoredOrders:
     ) -> Taken:
         """As hub.ports.Orders."""
         self.jobs()  # loaded before the transaction, which would wait for it
+        # Orders are locked before the audit log, and before anything is said to have come: what
+        # comes while a worker makes a case is either in it, or known to be later.
         with refusing(), self.database.write() as connection:
+            held = _of_values(connection, {value.patient.key for value in observations})
             new = self._keep(connection, observations)
             placed = tuple(self._place(connection, order) for order in orders)
             asked = {o.patient.key for o in orders if o.subject is OrderSubject.OBSERVATIONS}
-            left = self._correct(connection, new)
+            left = self._correct(connection, new, held)
             self._ask_for_them(
                 connection, [v for v in left if v.patient.key not in asked], transaction
             )
@@ -130,38 +133,40 @@ class StoredOrders:
 
     # --- values that nobody asked about ------------------------------------------------------
 
-    def _correct(self, connection: sa.Connection, new: Sequence[Observation]) -> list[Observation]:
-        """Have cases made again of which a value was corrected; returns the other new values."""
-        left = list(new)
-        for patient in {value.patient.key for value in new}:
-            for row in _of_values(connection, patient):
-                corrected = self._corrected(connection, row, left)
-                if not corrected:
-                    continue
-                left = [value for value in left if value not in corrected]
-                order_rows.change(
-                    connection,
-                    self.journal,
-                    row,
-                    OrderState.PLACED,
-                    ("a value was corrected",),
-                    corrected=[value.observation_id for value in corrected],
-                )
-                self.jobs().enqueue(connection, order_job(row.order))
-        return left
+    def _correct(
+        self,
+        connection: sa.Connection,
+        new: Sequence[Observation],
+        held: Sequence[OrderRow],
+    ) -> list[Observation]:
+        """Have every case made again of which a value was corrected; returns the other new
+        values."""
+        used: set[str] = set()
+        for row in held if new else ():
+            corrected = self._corrected(connection, row, new)
+            if not corrected:
+                continue
+            used.update(corrected)
+            reasons = ("a value was corrected",)
+            order_rows.change(
+                connection, self.journal, row, OrderState.PLACED, reasons, corrected=corrected
+            )
+            self.jobs().enqueue(connection, order_job(row.order))
+        return [value for value in new if value.observation_id not in used]
 
     @staticmethod
     def _corrected(
         connection: sa.Connection, row: OrderRow, new: Sequence[Observation]
-    ) -> list[Observation]:
+    ) -> list[str]:
         key = observations.latest_case(connection, row.order.study_instance_uid)
         case = None if key is None else observations.case_of(connection, key)
         if case is None or case.purged_at is not None:
             return []
+        patient = row.order.patient.key
+        said_now = observations.Corrections.among([v for v in new if v.patient.key == patient])
         used = observations.values_of(case)
-        return [
-            value for value in new if any(observations.is_correction(value, old) for old in used)
-        ]
+        found = (one.observation_id for old in used for one in said_now.of(old))
+        return list(dict.fromkeys(found))
 
     def _ask_for_them(
         self, connection: sa.Connection, values: Sequence[Observation], transaction: str
@@ -322,20 +327,24 @@ def _core(order: Order) -> tuple[object, ...]:
     return (order.subject, order.patient.key, order.study_instance_uid, order.route)
 
 
-def _of_values(connection: sa.Connection, patient: PatientKey) -> list[OrderRow]:
-    """The orders of a patient's values that were not taken back, the newest first."""
-    patient_id, issuer = patient
-    query = (
-        sa.select(orders)
-        .where(
-            orders.c.patient_id == patient_id,
-            orders.c.issuer_of_patient_id == issuer,
-            orders.c.subject == OrderSubject.OBSERVATIONS.value,
-            orders.c.state != OrderState.CANCELLED.value,
+def _of_values(connection: sa.Connection, patients: Collection[PatientKey]) -> list[OrderRow]:
+    """The orders of these patients' values that were not taken back; locked from here on."""
+    found: list[OrderRow] = []
+    for patient_id, issuer in sorted(patients):
+        query = (
+            sa.select(orders)
+            .where(
+                orders.c.patient_id == patient_id,
+                orders.c.issuer_of_patient_id == issuer,
+                orders.c.subject == OrderSubject.OBSERVATIONS.value,
+                orders.c.state != OrderState.CANCELLED.value,
+            )
+            .order_by(orders.c.order_id)
         )
-        .order_by(orders.c.ordered_at.desc(), orders.c.order_id)
-    )
-    return [order_rows.order_row(row) for row in connection.execute(query)]
+        if connection.dialect.name == "postgresql":
+            query = query.with_for_update(key_share=True)
+        found += [order_rows.order_row(row) for row in connection.execute(query)]
+    return found
 
 
 def _quoted(text: str) -> str:

@@ -32,6 +32,7 @@ from hub.store.packages import (
     read_package,
 )
 
+_NO_SPACE = "no space left for models"
 _INCOMING = "incoming-"
 _LEFT_BEHIND_SECONDS = 24 * 3600.0
 _CHUNK = 1 << 20
@@ -114,6 +115,16 @@ class PackageStore:
     """``<data>/models``"""
     maximum_bytes: int = 2 << 30
     """Of one package."""
+    minimum_free_bytes: int = 0
+    """With less space than that on its disk, nothing is taken."""
+
+    def must_have_room(self) -> None:
+        """Raises:
+        TransientError: images will need what is left of the disk.
+        """
+        folder = next(one for one in (self.root, *self.root.parents) if one.exists())
+        if shutil.disk_usage(folder).free < self.minimum_free_bytes:
+            raise TransientError(_NO_SPACE)
 
     def read(self, sha256: str) -> ModelPackage:
         """A package, each file checked against its digest again.
@@ -151,15 +162,13 @@ class PackageStore:
         """
         folder = self.root / f"{_INCOMING}{uuid.uuid4().hex}"
         try:
-            for made in (self.root, folder):
-                make_folder(made)
-            self._sweep()
-            self._copy(offered, folder)
-            yield read_package(folder, shown=MANIFEST)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise TransientError("no space left for models") from error
-            raise
+            with no_space_is_transient():
+                for made in (self.root, folder):
+                    make_folder(made)
+                self._sweep()
+                self.must_have_room()
+                self._copy(offered, folder)
+                yield read_package(folder, shown=MANIFEST)
         finally:
             _remove(folder)
 
@@ -197,6 +206,7 @@ class PackageStore:
             if not path.exists():  # two artefacts may be one file
                 make_folder(path.parent)
                 left -= _write(path, _limited(offered.chunks(artefact.path), left, artefact.path))
+                self.must_have_room()
 
     def _sweep(self) -> None:
         """Remove what crashes left behind."""
@@ -205,6 +215,19 @@ class PackageStore:
             with suppress(FileNotFoundError):
                 if folder.stat().st_mtime < oldest:
                     _remove(folder)
+
+
+@contextmanager
+def no_space_is_transient() -> Iterator[None]:
+    """Raises:
+    TransientError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TransientError(_NO_SPACE) from error
+        raise
 
 
 def _limited(chunks: Iterator[bytes], most: int, name: str) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from hub.domain.report import Person, ReportCause, ReportStatus
 from hub.errors import IntegrityError, RejectedError
 from hub.formats.record import Record
 from hub.ports import Jobs, at_first_call
-from hub.store import deliveries, report_versions, results
+from hub.store import deliveries, order_rows, report_versions, results
 from hub.store.database import Database
 from hub.store.delivery_ledger import DeliveryLedger
 from hub.store.documents import DocumentStore
@@ -124,7 +124,9 @@ class Quarantine:
         with self.database.write() as connection:
             request = self._request(connection, identifier)
             if request.state is RequestState.QUARANTINED and identifier == request.request_id:
+                ordered = order_rows.answered_by(connection, identifier)
                 results.set_state(connection, identifier, RequestState.DISCARDED, detail=reason)
+                order_rows.settle(connection, self.journal, ordered)
                 said = f"request {identifier} is discarded"
             else:
                 waiting = _quarantined(connection, request.request_id)
@@ -150,7 +152,9 @@ class Quarantine:
         released = self._filed(replace(record, result=result), "released", number)
         results.add_documents(connection, [released])
         results.add_result(connection, result, now)
+        ordered = order_rows.answered_by(connection, request.request_id)
         results.set_state(connection, request.request_id, RequestState.DONE, detail="")
+        order_rows.settle(connection, self.journal, ordered)
         self._note(connection, request, person, reason)
         version = VersionRow(
             request_id=request.request_id,

@@ -94,17 +94,20 @@ class RequestLedger:
                 started_at=begun.started_at,
                 deadline_at=begun.deadline_at,
             )
-            if not goes_on:
+            if not goes_on and (held is None or held.answer is None):
                 attempt, model = begun.attempts, str(row.model)
                 self._record(connection, "inference.started", row, model=model, attempt=attempt)
         return begun
 
     def wait(self, row: RequestRow, job: Deferred) -> None:
         """The answer comes later: nothing runs for the request until then, or until its deadline.
-        What came to the callback meanwhile is not lost."""
+        What came to the callback meanwhile is not lost. Where that is worked on already, only the
+        vendor's word is recorded."""
         with self.database.write() as connection:
             if self._is_current(connection, row):
                 self._put_off(connection, row, job, "")
+            elif row.deferred is None:
+                self._record_word(connection, row, job)
 
     def _put_off(
         self, connection: sa.Connection, row: RequestRow, job: Deferred, detail: str
@@ -120,15 +123,18 @@ class RequestLedger:
             question=str(held.questions),
         )
         if row.deferred is None or row.deferred.job.job_reference != job.job_reference:
-            self._record(
-                connection,
-                "inference.deferred",
-                row,
-                model=str(row.model),
-                job_reference=job.job_reference,
-                not_before=job.not_before.isoformat(),
-                deadline=None if row.deadline_at is None else row.deadline_at.isoformat(),
-            )
+            self._record_word(connection, row, job)
+
+    def _record_word(self, connection: sa.Connection, row: RequestRow, job: Deferred) -> None:
+        self._record(
+            connection,
+            "inference.deferred",
+            row,
+            model=str(row.model),
+            job_reference=job.job_reference,
+            not_before=job.not_before.isoformat(),
+            deadline=None if row.deadline_at is None else row.deadline_at.isoformat(),
+        )
 
     def finish(
         self,
@@ -146,6 +152,7 @@ class RequestLedger:
         if results.get_request(connection, row.request_id).state not in OPEN_STATES:
             return False
         now = self.journal.clock.now()
+        ordered = order_rows.answered_by(connection, row.request_id)
         deferred.forget(connection, row.request_id)
         results.add_result(connection, result, now)
         results.set_state(
@@ -167,7 +174,7 @@ class RequestLedger:
             reasons=list(result.reasons),
             documents=dict(documents),
         )
-        order_rows.settle(connection, self.journal, row.request_id)
+        order_rows.settle(connection, self.journal, ordered)
         return True
 
     def retry(self, row: RequestRow, error: TransientError) -> None:
@@ -238,6 +245,7 @@ class RequestLedger:
     def _end(
         self, connection: sa.Connection, row: RequestRow, state: RequestState, reason: str
     ) -> None:
+        ordered = order_rows.answered_by(connection, row.request_id)
         deferred.forget(connection, row.request_id)
         results.set_state(
             connection,
@@ -254,7 +262,7 @@ class RequestLedger:
             reason=reason,
             attempts=row.attempts,
         )
-        order_rows.settle(connection, self.journal, row.request_id)
+        order_rows.settle(connection, self.journal, ordered)
         if state is RequestState.FAILED:
             reports = ReportLedger(self.database, self.jobs, self.journal)
             reports.ask_for_failure(connection, row)

@@ -183,6 +183,16 @@ def get_request(connection: sa.Connection, request_id: str) -> RequestRow:
     return request_from_row(connection.execute(query).one())
 
 
+def lock_requests(connection: sa.Connection, study_instance_uid: str) -> None:
+    """Lock the requests about a study for the transaction, in one order: before the orders that
+    they answer, as whoever ends a request does. SQLite has one writer at a time anyway."""
+    if connection.dialect.name == "postgresql":
+        query = sa.select(requests.c.request_id)
+        query = query.where(requests.c.study_instance_uid == study_instance_uid)
+        query = query.order_by(requests.c.created_at, requests.c.request_id)
+        connection.execute(query.with_for_update()).all()
+
+
 def set_state(
     connection: sa.Connection, request_id: str, state: RequestState, **values: object
 ) -> None:

@@ -38,7 +38,7 @@ from hub.store.schema import (
     studies,
     study_revisions,
 )
-from hub.store.schema_orders import case_observations, orders
+from hub.store.schema_orders import case_observations, fhir_resources, orders
 
 Condition = sa.ColumnElement[bool]
 
@@ -145,7 +145,13 @@ def for_a_person() -> dict[str, Condition]:
         _later.c.revision > route_decisions.c.revision,
     )
     encoded = sa.exists().where(
-        documents.c.request_id == requests.c.request_id, documents.c.kind != "record"
+        documents.c.request_id == requests.c.request_id,
+        documents.c.kind != "record",
+        # What is there to be read, and the page in it, need not have been sent.
+        ~sa.and_(
+            documents.c.kind.in_(["fhir", "pdf"]),
+            sa.exists().where(fhir_resources.c.request_id == documents.c.request_id),
+        ),
     )
     sent = sa.exists().where(deliveries.c.request_id == requests.c.request_id)
     held = sa.exists().where(  # an escalation stands for it

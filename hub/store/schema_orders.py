@@ -45,6 +45,7 @@ observations = sa.Table(
     sa.Column("issuer_of_patient_id", sa.String(64), nullable=False),
     sa.Column("source", sa.String(64), nullable=False),
     sa.Column("reference", sa.String(255), nullable=False, index=True),
+    sa.Column("identifier_sha256", sa.String(64), nullable=False, index=True),
     sa.Column("content", sa.JSON, nullable=False),
     sa.Column("effective_at", UtcTime),
     sa.Column("received_at", UtcTime, nullable=False, index=True),
@@ -52,7 +53,8 @@ observations = sa.Table(
     sa.Index("ix_observations_patient", "patient_id", "issuer_of_patient_id"),
 )
 """Measured values that sources sent (`hub.domain.observation.Observation`, whole in ``content``).
-``replaced_at``: when the same resource came with other content."""
+``identifier_sha256``: of the value of its business identifier, of any length, to find it by; empty
+where it has none. ``replaced_at``: when the same resource came with other content."""
 
 case_observations = sa.Table(
     "case_observations",

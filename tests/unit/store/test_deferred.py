@@ -266,6 +266,24 @@ def test_an_answer_that_was_faster_than_the_word_for_it_is_not_lost(desk: Desk) 
     assert desk.jobs.enqueued[-1].delay_seconds == 0.0
 
 
+def test_an_answer_that_is_worked_on_before_the_word_for_it_came_is_one_question(
+    desk: Desk,
+) -> None:
+    asking = desk.begun()
+    desk.callbacks.take(ID, "v m-1", BODY)
+    row = desk.begun()
+    assert row.deferred is not None
+    assert row.deferred.answer == BODY
+    desk.jobs.enqueued.clear()
+    desk.requests.wait(asking, desk.job())  # the vendor's word, overtaken
+    assert desk.actions().count("inference.started") == 1
+    assert desk.actions().count("inference.deferred") == 1
+    held = desk.held()
+    assert held is not None
+    assert held.answer == BODY
+    assert (desk.row().state, desk.jobs.enqueued) == (RequestState.RUNNING, [])
+
+
 def test_the_same_message_again_changes_nothing(desk: Desk) -> None:
     waiting(desk)
     desk.callbacks.take(ID, "v m-1", BODY)

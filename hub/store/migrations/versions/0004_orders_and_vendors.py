@@ -59,12 +59,14 @@ def _orders() -> None:
         sa.Column("issuer_of_patient_id", sa.String(64), nullable=False),
         sa.Column("source", sa.String(64), nullable=False),
         sa.Column("reference", sa.String(255), nullable=False),
+        sa.Column("identifier_sha256", sa.String(64), nullable=False),
         sa.Column("content", sa.JSON(), nullable=False),
         sa.Column("effective_at", UtcTime()),
         sa.Column("received_at", UtcTime(), nullable=False),
         sa.Column("replaced_at", UtcTime()),
         sa.PrimaryKeyConstraint("observation_id", name="pk_observations"),
     )
+    op.create_index("ix_observations_identifier_sha256", "observations", ["identifier_sha256"])
     op.create_index("ix_observations_patient", "observations", ["patient_id", "issuer_of_patient_id"])
     op.create_index("ix_observations_received_at", "observations", ["received_at"])
     op.create_index("ix_observations_reference", "observations", ["reference"])
