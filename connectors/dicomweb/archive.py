@@ -32,7 +32,7 @@ from hub.formats.archive_answers import (
 from hub.formats.http_answers import is_passing
 from hub.ports import ArchiveContext, RemoteSeries, RemoteStudy, StudyQuery
 from hub.transport.address_guard import AddressGuard
-from hub.transport.http_peer import client
+from hub.transport.http_peer import client, plain_body
 
 _DICOM_JSON = "application/dicom+json"
 _ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -40,6 +40,8 @@ _MOST_ANSWER_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 18
 _AT_ONCE = 1000
 """Answers of one request; further ones are asked for with an offset."""
+_MOST_ANSWERS = 200_000
+"""Series or instances of one study; a server that goes on is not followed for ever."""
 _SOP_INSTANCE_UID = 0x00080018
 _Asked = Mapping[str, str | Sequence[str]]
 """Query parameters; several values are several parameters: not every server splits at commas."""
@@ -99,6 +101,8 @@ class DicomWebArchive:
             if not new:
                 return
             seen |= {text_of(answer, key) for answer in new}
+            if len(seen) > _MOST_ANSWERS:
+                raise RejectedError(f"{self._name}: the study has more than {_MOST_ANSWERS} parts")
             yield from new
 
     def _search(self, path: str, asked: _Asked) -> list[Mapping[str, Any]]:
@@ -110,7 +114,7 @@ class DicomWebArchive:
                 return []
             self._must_be_ok(answer)
             body = bytearray()
-            for chunk in answer.iter_bytes(_CHUNK_BYTES):
+            for chunk in plain_body(answer, _CHUNK_BYTES, self._name):
                 body += chunk
                 if len(body) > _MOST_ANSWER_BYTES:
                     raise RejectedError(f"{self._name}: the answer is too long")
@@ -137,7 +141,7 @@ class DicomWebArchive:
         has; all of it is one transfer into the intake."""
         deadline = time.monotonic() + within
         study = f"studies/{_segment(study_instance_uid)}"
-        with Transfer(self._context, self._config.url) as transfer:
+        with Transfer(self._context, self._config.url, study_instance_uid) as transfer:
             for path in self._paths(
                 study, study_instance_uid, series_instance_uid, sop_instance_uids
             ):
@@ -164,7 +168,7 @@ class DicomWebArchive:
             self._must_be_ok(answer)
             reader = self._reader(answer.headers.get("content-type", ""))
             with RetrievedParts(transfer) as parts:
-                for chunk in answer.iter_bytes(_CHUNK_BYTES):
+                for chunk in plain_body(answer, _CHUNK_BYTES, self._name):
                     parts.take(reader.feed(chunk))
                     self._in_time(deadline)
         if not reader.finished:

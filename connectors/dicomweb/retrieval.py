@@ -27,10 +27,12 @@ _IN_MEMORY_BYTES = 32 << 20
 class Transfer:
     """One retrieval: one transfer into the intake."""
 
-    def __init__(self, context: ArchiveContext, url: str) -> None:
+    def __init__(self, context: ArchiveContext, url: str, study_instance_uid: str) -> None:
         address = urlsplit(url).hostname or ""
         self.reception = context.intake.open(Sender(source=context.name, address=address))
         self._end = EndOfTransfer.ABORTED
+        self.study_instance_uid = study_instance_uid
+        """What was asked for; nothing else is taken, whoever answers."""
         self.count = 0
         """Parts that came."""
         self.refusals: list[str] = []
@@ -104,7 +106,7 @@ class RetrievedParts:
             return
         self._head += piece
         if len(self._head) > _IN_MEMORY_BYTES:
-            received = _received(bytes(self._head))
+            received = self._received(bytes(self._head))
             self._spool = self._reception.spool(
                 received.sop_class_uid, received.sop_instance_uid, received.transfer_syntax_uid
             )
@@ -119,7 +121,14 @@ class RetrievedParts:
             finally:
                 spool.discard()
         else:
-            self._reception.store(_received(bytes(self._head)))
+            self._reception.store(self._received(bytes(self._head)))
+
+    def _received(self, file: bytes) -> ReceivedObject:
+        syntax, data_set = split_part10(file)
+        scan = scan_header(data_set, syntax)
+        if scan.study_instance_uid != self._transfer.study_instance_uid:
+            raise RejectedError("an instance is of another study than was asked for")
+        return ReceivedObject(scan.sop_class_uid, scan.sop_instance_uid, syntax, data_set)
 
     def _discard(self) -> None:
         spool, self._spool = self._spool, None
@@ -136,9 +145,3 @@ class RetrievedParts:
         traceback: TracebackType | None,
     ) -> None:
         self._discard()  # it broke off
-
-
-def _received(file: bytes) -> ReceivedObject:
-    syntax, data_set = split_part10(file)
-    scan = scan_header(data_set, syntax)
-    return ReceivedObject(scan.sop_class_uid, scan.sop_instance_uid, syntax, data_set)

@@ -32,6 +32,9 @@ _DOCUMENTATION = (
     "searched by identifier: patient:identifier=<system>|<value>."
 )
 
+_SECURITY = "A key of scope system, as a bearer token or as the password of HTTP Basic."
+"""`hub.web` judges it before anything comes here."""
+
 
 def capability_statement(version: str, url: str, started_at: datetime) -> Json:
     """The statement of a running service."""
@@ -50,6 +53,7 @@ def capability_statement(version: str, url: str, started_at: datetime) -> Json:
             {
                 "mode": "server",
                 "documentation": _DOCUMENTATION,
+                "security": {"description": _SECURITY},
                 "resource": [_resource(kind) for kind in kinds],
                 "interaction": [{"code": "transaction"}, {"code": "batch"}],
             }
@@ -70,7 +74,7 @@ def _resource(kind: str) -> Json:
         "readHistory": False,
         "updateCreate": False,
         "conditionalCreate": kind in (*ORDERS, "Observation"),
-        "conditionalRead": "full-support",
+        "conditionalRead": "not-match",
         "conditionalUpdate": kind in (*ORDERS, "Observation"),
         "conditionalDelete": "not-supported",
         "referencePolicy": ["literal", "logical"],

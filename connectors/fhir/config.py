@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from hub.domain.delivery import DocumentKind
 from hub.transport.http_config import HttpPeerConfig
@@ -66,6 +66,13 @@ class FhirDestinationConfig(HttpPeerConfig):
     """Seconds for a whole exchange; a server that takes longer is asked again later."""
     smart: SmartConfig | None = None
     """Get access tokens by SMART Backend Services."""
+    base_urls: tuple[str, ...] = Field(default=(), max_length=20)
+    """Other base URLs by which the same server is known, as a health record or a sender of orders
+    may call it. A report's reference to a resource of this server (below `url` or one of these) is
+    sent as a literal one; one to another server's by its identifier."""
+    relative_references: bool = False
+    """References that name no server (`ServiceRequest/12`), as senders of orders may write them,
+    are to resources of this server. Otherwise only their text is sent."""
     guard: bool = True
     """Read the report that is there before it is replaced, bind the update to its version
     (If-Match), and leave it alone where somebody made it final on the server; switch it off only
@@ -74,6 +81,13 @@ class FhirDestinationConfig(HttpPeerConfig):
     """How it is found out that the server keeps what it took: `read` reads the report back."""
     confirm_within: float = Field(default=300.0, ge=0, le=86400)
     """Seconds that the server may take until it shows a report; after that it is sent again."""
+
+    @field_validator("base_urls")
+    @classmethod
+    def _bases(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(url.startswith(("http://", "https://")) for url in urls):
+            raise ValueError("base URLs begin with http:// or https://")
+        return tuple(url.rstrip("/") for url in urls)
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:

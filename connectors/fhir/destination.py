@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from connectors.fhir.config import FhirDestinationConfig
+from connectors.fhir.local_references import localized
 from connectors.fhir.report_guard import (
     HeldReport,
     Json,
@@ -71,7 +72,11 @@ class FhirDestination:
         """
         if document.kind not in self._config.documents:
             raise RejectedError(f"{self._name} is not configured for {document.kind} documents")
-        bundle = orjson.loads(document.content)
+        bundle = localized(
+            orjson.loads(document.content),
+            (self._config.url, *self._config.base_urls),
+            takes_relative=self._config.relative_references,
+        )
         answer = self._post(bundle, idempotency_key)
         if answer.status in CONFLICTS and not matches_several(answer.json):
             answer = self._post(bundle, idempotency_key)

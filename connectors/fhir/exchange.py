@@ -106,7 +106,8 @@ def check_answerable(request: FhirRequest) -> None:
     Raises:
         Refused: 406.
     """
-    wanted = [value for name, value in request.query if name == "_format"]
+    # a plus that is not escaped arrives as a space: application/fhir+json
+    wanted = [value.replace(" ", "+") for name, value in request.query if name == "_format"]
     accept = wanted[-1] if wanted else request.headers.get("accept", "*/*")
     kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     if not kinds & (_JSON_TYPES | _ANY | {""}):

@@ -12,9 +12,9 @@ _PATIENTS = ("subject", "for")
 """A Provenance has none: it belongs to whom its report is about."""
 
 
-def fits(resource: Json, wanted: Wanted) -> bool:
+def fits(resource: Json, wanted: Wanted, issuer: str | None = None) -> bool:
     """Whether every parameter fits that can be seen in the resource itself; ``patient`` and
-    ``based_on`` were asked of the store."""
+    ``based_on`` were asked of the store. ``issuer`` is that of the patient (`names`)."""
     if wanted.resource_id and resource["id"] != wanted.resource_id:
         return False
     if wanted.identifier and not _has_identifier(resource, wanted.identifier):
@@ -22,7 +22,7 @@ def fits(resource: Json, wanted: Wanted) -> bool:
     if wanted.target and not _refers(resource.get("target", []), wanted.target):
         return False
     subjects = [resource[name] for name in _PATIENTS if name in resource]
-    if wanted.patient and not all(names(one, wanted.patient) for one in subjects):
+    if wanted.patient and not all(names(one, wanted.patient, issuer) for one in subjects):
         return False
     return all(_has_token(resource.get(name), codes) for name, codes in wanted.tokens)
 
@@ -31,16 +31,22 @@ def _has_identifier(resource: Json, wanted: tuple[str, str]) -> bool:
     return any(_is(one, wanted) for one in resource.get("identifier", []))
 
 
-def names(reference: Any, wanted: tuple[str, str]) -> bool:
-    """Whether a logical reference has this identifier; system empty: any."""
+def names(reference: Any, wanted: tuple[str, str], issuer: str | None = None) -> bool:
+    """Whether a logical reference has this identifier.
+
+    Args:
+        reference: the element.
+        wanted: system (empty: any) and value.
+        issuer: of the system, as in the images: a reference without a system has to be of it.
+            None: it may be of any.
+    """
     identifier = reference.get("identifier") if isinstance(reference, dict) else None
-    if not isinstance(identifier, dict):
+    if not isinstance(identifier, dict) or identifier.get("value") != wanted[1]:
         return False
-    # a patient of no known system is shown without one
-    return identifier.get("value") == wanted[1] and wanted[0] in (
-        "",
-        identifier.get("system", wanted[0]),
-    )
+    if not wanted[0] or "system" in identifier:
+        return wanted[0] in ("", identifier.get("system"))
+    # a patient of no known system is shown without one, by the name of the issuer
+    return issuer is None or identifier.get("assigner", {}).get("display", "") == issuer
 
 
 def _is(identifier: Json, wanted: tuple[str, str]) -> bool:

@@ -33,6 +33,8 @@ SEARCHES: Mapping[str, tuple[str, ...]] = {
 """What can be searched by. ``patient`` and ``subject``: by identifier."""
 
 _TOKENS = ("status", "code")
+_SEVERAL = re.compile(r"(?<!\\),")
+"""A comma that is not escaped: one of several values (R4 search.html#combining)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ def wanted_of(resource_type: str, query: Pairs, most: int, *, strict: bool) -> W
     tokens: list[tuple[str, tuple[str, ...]]] = []
     used, ignored = [], []
     for name, value in query:
+        _check_modifier(resource_type, name)
         if not value or not _is_known(resource_type, name):
             ignored.append(name.partition(":")[0])
             continue
@@ -88,6 +91,14 @@ def wanted_of(resource_type: str, query: Pairs, most: int, *, strict: bool) -> W
     return Wanted(**fields, tokens=tuple(tokens), used=shown, ignored=tuple(ignored))
 
 
+def _check_modifier(resource_type: str, name: str) -> None:
+    """To ignore one would answer another question (R4 search.html#modifiers: SHALL reject)."""
+    plain = re.split(r"[:.]", name)[0]
+    if plain != name and _is_known(resource_type, plain) and not _is_known(resource_type, name):
+        text = f"{plain} has no such modifier or chain here"
+        raise malformed(text, code="not-supported")
+
+
 def _is_known(resource_type: str, name: str) -> bool:
     if name in RESULT_PARAMETERS:
         return True
@@ -103,6 +114,8 @@ _BASED_ON = ("based-on:identifier", "based-on.identifier")
 def _meaning(name: str, value: str, most: int) -> tuple[str, Any]:
     """Field of `Wanted` and its value; no field: it changes nothing."""
     reader = _READERS.get(name)
+    if (reader is not None or name in PATIENT_NAMES) and _SEVERAL.search(value):
+        raise malformed(f"{_plain(name)} can have one value here", code="not-supported")
     if reader is not None:
         return reader(value)
     if name in PATIENT_NAMES:

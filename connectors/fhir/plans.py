@@ -295,7 +295,8 @@ def _check_shape(entry: Entry) -> None:
         raise Refused(HTTPStatus.BAD_REQUEST, *problems)
     if entry.method == "PUT" and kind == "Observation" and entry.resource_id:
         text = "ids are given by this server: POST the Observation, or PUT it by identifier"
-        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, Issue("not-supported", text, entry.where))
+        issue, allowed = Issue("not-supported", text, entry.where), {"Allow": "GET, HEAD"}
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, issue, headers=allowed)
 
 
 def _check_single(found: Sequence[object], place: str) -> None:

@@ -98,10 +98,12 @@ class Reader:
     def searchset(self, wanted: Wanted, base_url: str) -> Json:
         """A Bundle of type searchset with links to itself and to the next page (R4 http.html,
         "Paging"); ``total`` is told only where it is asked for."""
-        if wanted.only_counted:
-            return {"resourceType": "Bundle", "type": "searchset", "total": self._total(wanted)}
-        page = self.page(wanted)
         root, kind = f"{base_url}/{wanted.resource_type}", wanted.resource_type
+        bundle: Json = {"resourceType": "Bundle", "type": "searchset"}
+        if wanted.only_counted:
+            links = [_link("self", root, wanted.used)]
+            return bundle | {"total": self._total(wanted), "link": links}
+        page = self.page(wanted)
         cursor = (("_cursor", wanted.cursor),) if wanted.cursor else ()
         links = [_link("self", root, (*wanted.used, *cursor))]
         if page.next_cursor:
@@ -117,12 +119,13 @@ class Reader:
         entries += [
             {"resource": outcome, "search": {"mode": "outcome"}} for outcome in self._told(wanted)
         ]
-        bundle: Json = {"resourceType": "Bundle", "type": "searchset", "link": links}
+        bundle["link"] = links
         return bundle | ({"entry": entries} if entries else {})
 
     def page(self, wanted: Wanted) -> Page:
         """The resources of one page, the newest first."""
         stages = list(self._stages(wanted))
+        issuer = self._issuers.get(wanted.patient[0]) if wanted.patient else None
         stage, offset, skipped = _cursor(wanted.cursor)
         found: list[Json] = []
         seen: set[str] = set()
@@ -130,7 +133,7 @@ class Reader:
         while stage < len(stages):
             items = stages[stage](_AT_ONCE, offset)
             for number, item in enumerate(items):
-                fitting = [one for one in item if fits(one, wanted)]
+                fitting = [one for one in item if fits(one, wanted, issuer)]
                 for position, one in enumerate(fitting[skipped:], skipped):
                     if len(found) == wanted.count:
                         return Page(tuple(found), f"{stage}-{offset + number}-{position}")

@@ -136,9 +136,7 @@ class FhirRecord:
         return observation_of(
             resource,
             patient=patient,
-            reference=f"{self._config.url}/Observation/{_id_of(resource)}"
-            if self._config.references == "absolute"
-            else f"Observation/{_id_of(resource)}",
+            reference=f"{self._config.url}/Observation/{_id_of(resource)}",
             source=self._name,
         )
 
@@ -157,6 +155,8 @@ class FhirRecord:
         while url:
             if url in seen:
                 raise TransientError("its pages lead in a circle")
+            if len(seen) > self._config.most_values:  # pages may be empty, and never end
+                raise RejectedError(f"it answers with more than {len(seen) - 1} pages")
             seen.add(url)
             bundle = self._bundle(url)
             for resource in _matches(bundle, resource_type):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -25,9 +25,6 @@ class FhirRecordConfig(HttpPeerConfig):
     identifier_systems: Mapping[str, str] = Field(default_factory=dict)
     """Issuer of patient IDs as in the DICOM header -> URI of its system at this server; overrides
     `site.identifier_systems`. Under an empty issuer: that of IDs without one."""
-    references: Literal["absolute", "relative"] = "absolute"
-    """How reports name the values: by their whole URL, or, where reports go to this same server,
-    `relative` to it."""
     smart: SmartConfig | None = None
     """Get access tokens by SMART Backend Services."""
 

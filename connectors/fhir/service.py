@@ -239,6 +239,11 @@ def _not_allowed(request: FhirRequest) -> Refused:
     allowed = ["GET", "HEAD"] if kind in SEARCHES or kind == _METADATA else []
     if not request.path or (kind in READ and len(request.path) == 1):
         allowed.append("POST")
+    # an Observation is updated by its identifier alone
+    if kind in READ and not (kind == "Observation" and len(request.path) > 1):
+        allowed.append("PUT")
+    if kind == "Task" and len(request.path) > 1:
+        allowed.append("PATCH")
     issue = Issue("not-supported", "the resource has no such interaction")
     headers = {"Allow": ", ".join(allowed)}
     return Refused(HTTPStatus.METHOD_NOT_ALLOWED, issue, headers=headers)

@@ -79,8 +79,11 @@ class ResultMessage(AnswerMessage):
     model: ModelMessage
     """What answered; another model or version than was asked is quarantined."""
     findings: Annotated[tuple[FindingMessage, ...], Field(max_length=MOST_FINDINGS)] = ()
-    """At least one where the status is `assessed`."""
+    """At least one where the status is `assessed`. One that the manifest does not declare is
+    refused."""
     label_map: LabelMapMessage | None = None
+    """The only image that an answer carries: version 1.0 has no parametric maps, and takes no DICOM
+    files. Segments that the manifest does not declare are refused."""
     reasons: Sentences = ()
     """Sentences for people; at least one where the status is `not-assessable`."""
     warnings: Sentences = ()

@@ -119,10 +119,11 @@ def _unit(quantity: Json) -> Code | None:
 
 
 def _absent_reason(resource: Json) -> str:
+    """By its code. Words are not kept: reasons are told to vendors, and people write names."""
     concept = _object(resource, "dataAbsentReason") or {}
     codings = _objects(concept, "coding")
-    named = _text(concept, "text") or (_text(codings[0], "display") if codings else "")
-    return named or (_text(codings[0], "code") if codings else "")
+    named = next((_text(c, "display") or _text(c, "code") for c in codings), "")
+    return named or ("not coded" if _text(concept, "text") else "")
 
 
 def _identifier(resource: Json) -> tuple[str, str] | None:

@@ -35,6 +35,8 @@ DATA_ABSENT_REASON = "http://hl7.org/fhir/StructureDefinition/data-absent-reason
 ALTERNATE_REFERENCE = "http://hl7.org/fhir/StructureDefinition/alternate-reference"
 MODEL_SYSTEM = "urn:caidx:models"
 
+_EXACT = 2.0**53
+"""Below it every whole number has a float of its own."""
 _DATE = {8: "%Y%m%d"}
 _TIMES = {4: "%H%M", 6: "%H%M%S"}
 _OFFSET = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)")
@@ -83,7 +85,9 @@ def quantity(value: float, unit: Code) -> Json:
         raise RejectedError("a measured value is not a finite number")
     if unit.system != UCUM:
         raise RejectedError(f"a unit is not from UCUM but from {unit.coding_scheme_designator}")
-    return {"value": value, "unit": unit.code_meaning, "system": UCUM, "code": unit.code_value}
+    # 88.0 would claim a decimal place (R4 datatypes.html#decimal: precision is part of the value)
+    shown = int(value) if value == int(value) and abs(value) < _EXACT else value
+    return {"value": shown, "unit": unit.code_meaning, "system": UCUM, "code": unit.code_value}
 
 
 def instant(moment: datetime) -> str:

@@ -42,13 +42,14 @@ def sources(request: InferenceRequest, ids: Collection[str] = ()) -> list[Json]:
 
 
 def _reference(one: Observation) -> Json:
-    """By where it stands; otherwise by its identifier, or by what it is alone."""
+    """By where it stands, and by its identifier for servers where it does not; by what it is alone
+    where neither is known."""
     system, value = one.identifier or ("", "")
     identifier = compact(system=system, value=value)
     return compact(
         reference=one.reference,
         type="Observation",
-        identifier=None if one.reference else identifier,
+        identifier=identifier,
         display=one.codes[0].code_meaning if one.codes else "measured value",
     )
 

@@ -145,6 +145,10 @@ def test_limits_absences_and_other_answers_are_no_numbers() -> None:
     absent = {"coding": [{"code": "unknown", "display": "Unknown"}]}
     found = read(valueQuantity=None, dataAbsentReason=absent)
     assert (found.value, found.absent_reason, found.is_usable) == (None, "Unknown", False)
+    told = read(valueQuantity=None, dataAbsentReason=absent | {"text": "Ms Canary refused"})
+    assert told.absent_reason == "Unknown"
+    words = read(valueQuantity=None, dataAbsentReason={"text": "Ms Canary refused"})
+    assert words.absent_reason == "not coded"
     assert read(valueQuantity=None, valueString="31").value is None
     assert not read(status="preliminary").is_usable
 

@@ -11,7 +11,12 @@ from collections.abc import Callable
 import pytest
 
 from hub.errors import ConfigError
-from hub.formats.package_archive import MOST_MEMBERS, PackageArchive, looks_like_archive
+from hub.formats.package_archive import (
+    MOST_DIRECTORY_BYTES,
+    MOST_MEMBERS,
+    PackageArchive,
+    looks_like_archive,
+)
 
 MIB = 1 << 20
 
@@ -149,3 +154,21 @@ def test_a_name_cannot_colour_a_terminal() -> None:
     said = refusal(with_member(named))
     assert "\x1b" not in said
     assert len(said) < 250
+
+
+def test_a_list_of_very_many_members_is_not_read() -> None:
+    """44 MiB of it took 40 s and 0.5 GiB, and no limit on members was reached."""
+    member = zipfile.ZipInfo("a")
+    entry = (
+        struct.pack(
+            "<4s4B4HL2L5H2L", b"PK\1\2", 20, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0
+        )
+        + member.filename.encode()
+    )
+    count = MOST_DIRECTORY_BYTES // len(entry) + 1
+    directory = entry * count
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 7, 7, len(directory), 0, 0)
+    assert refusal(io.BytesIO(directory + end)).endswith("is not a ZIP file")
+    few = entry * (MOST_MEMBERS + 1)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 7, 7, len(few), 0, 0)
+    assert "members; at most" in refusal(io.BytesIO(few + end))

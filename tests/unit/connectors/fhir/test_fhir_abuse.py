@@ -278,3 +278,30 @@ def _get(value: Any, place: Place) -> Any:
 
 def _put(value: Any, place: Place, new: Any) -> None:
     _get(value, place[:-1])[place[-1]] = new
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "Task/1", {"GET", "HEAD", "PUT", "PATCH"}),
+        ("DELETE", "Task", {"GET", "HEAD", "POST", "PUT"}),
+        ("DELETE", "ServiceRequest/1", {"GET", "HEAD", "PUT"}),
+        ("DELETE", "Observation/1", {"GET", "HEAD"}),
+        ("DELETE", "Device/1", {"GET", "HEAD"}),
+        ("GET", "", {"POST"}),
+    ],
+)
+def test_a_method_that_is_not_offered_says_which_are(
+    source: FhirSource, method: str, path: str, allowed: set[str]
+) -> None:
+    """RFC 9110 section 15.5.6."""
+    answer = source.client.request(method, f"{source.url}/{path}")
+    assert answer.status_code == 405
+    assert set(answer.headers["Allow"].split(", ")) == allowed
+
+
+def test_an_observation_at_an_id_is_told_what_can_be_done_there(source: FhirSource) -> None:
+    body = observation(id="mine")
+    headers = {"Content-Type": "application/fhir+json"}
+    answer = source.client.put(f"{source.url}/Observation/mine", json=body, headers=headers)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")

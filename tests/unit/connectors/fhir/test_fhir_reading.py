@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
-from connectors.fhir.parameters import SEARCHES
+from connectors.fhir.matching import fits
+from connectors.fhir.parameters import SEARCHES, Wanted
 from hub.domain.order import OrderState
 from hub.formats.fhir_bundle_view import objects_in
 from hub.formats.fhir_facade import SHOWN, resources_in
@@ -346,6 +347,72 @@ def test_a_patient_sees_nothing_of_another(source: FhirSource) -> None:
             assert found(source, f"{kind}?{stranger}{more}") == [], (kind, more)
 
 
+def test_a_patient_of_an_unknown_issuer_is_nobody_elses() -> None:
+    """Two hospitals give the same number; of one of them no system is known."""
+    subject = {"identifier": {"value": "P-7", "assigner": {"display": "OTHER"}}}
+    report = {"resourceType": "DiagnosticReport", "id": "1", "subject": subject}
+    ours = Wanted(resource_type="DiagnosticReport", patient=("urn:ours", "P-7"))
+    assert not fits(report, ours, "")
+    assert fits(report, ours, "OTHER")
+    assert fits(report, Wanted(resource_type="DiagnosticReport", patient=("", "P-7")), "")
+
+
+def test_of_this_issuer_alone_reports_are_shown() -> None:
+    with fhir_source(issuers={}, patient_identifier_system="urn:ours") as source:
+        report = hold(source, "critical")
+        (made,) = resources_in(report, "DiagnosticReport")
+        value = made["subject"]["identifier"]["value"]
+        asked = f"patient:identifier={_token('urn:ours', value)}"
+        assert found(source, f"DiagnosticReport?{asked}") == []
+
+
+# --- what a search must not pass over ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DiagnosticReport?status:not=final",
+        "DiagnosticReport?code:in=urn:codes",
+        "Observation?code:text=liver",
+        "Task?identifier:of-type=urn:x|MR|1",
+        "Task?patient:missing=true",
+        "Task?patient.name=Canary",
+        "Task?_id:above=1",
+        "Task?_id=1,2",
+        "Task?identifier=urn:x|1,urn:x|2",
+        "Task?based-on=ServiceRequest/1,ServiceRequest/2",
+        "Task?patient:identifier=urn:x|1,urn:x|2",
+    ],
+)
+def test_what_would_change_the_question_is_refused(source: FhirSource, query: str) -> None:
+    """Passing over it would answer another question; so would half of it (R4
+    search.html#modifiers)."""
+    source.post(task())
+    answer = source.get(query)
+    assert answer.status_code == 400, answer.text
+    (issue,) = answer.json()["issue"]
+    assert issue["code"] == "not-supported"
+
+
+def test_a_comma_may_be_part_of_an_identifier(source: FhirSource) -> None:
+    assert source.get(r"Task?identifier=urn:x|1\,2").status_code == 200
+
+
+def test_a_plus_in_the_format_may_stand_as_it_is(source: FhirSource) -> None:
+    assert source.get("Task?_format=application/fhir+json").status_code == 200
+    assert source.get("Task?_format=application/fhir%2Bjson").status_code == 200
+    assert source.get("Task?_format=application/fhir+xml").status_code == 406
+
+
+def test_a_count_says_too_what_was_counted(source: FhirSource) -> None:
+    body = source.get("Task?status=requested&colour=red&_summary=count").json()
+    assert body["total"] == 0
+    (link,) = body["link"]
+    assert link["relation"] == "self"
+    assert link["url"].endswith("/Task?status=requested&_summary=count")
+
+
 # --- metadata ----------------------------------------------------------------------------
 
 
@@ -356,7 +423,15 @@ def test_the_statement_says_what_can_be_done(source: FhirSource) -> None:
         "4.0.1",
     )
     assert statement["implementation"]["url"] == source.url
+    assert "key" in statement["rest"][0]["security"]["description"]
+    source.post(task())
+    (kept,) = found(source, "Task")
+    since = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
+    same = {"If-None-Match": source.get(f"Task/{kept['id']}").headers["ETag"]}
+    answers = [source.get(f"Task/{kept['id']}", **told).status_code for told in (since, same)]
+    assert answers == [200, 304]
     for resource in statement["rest"][0]["resource"]:
+        assert resource["conditionalRead"] == "not-match"
         kind = resource["type"]
         codes = {one["code"] for one in resource["interaction"]}
         answer = source.get(f"{kind}?_count=1")
