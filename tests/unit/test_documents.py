@@ -61,13 +61,19 @@ def test_a_model_card_in_a_document_is_valid(where: str, text: str) -> None:
     assert read_manifest(text, where).id
 
 
+def shown_models() -> set[str]:
+    """Ids of the models whose cards the documents show: a reader may have registered them."""
+    return {read_manifest(text, where).id for where, text in examples("model.yaml")}
+
+
 @pytest.mark.parametrize(("where", "text"), examples("caidx.yaml"))
 def test_a_configuration_in_a_document_is_valid(
     where: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in re.findall(r"\benv:(\w+)", text):
-        monkeypatch.setenv(name, "postgresql://caidx@db.example/caidx")
-    settings = load_settings(text, where, discover())
+        secret = f"whsec_{'A' * 32}" if name.endswith("_SECRET") else ""
+        monkeypatch.setenv(name, secret or "postgresql://caidx@db.example/caidx")
+    settings = load_settings(text, where, discover(), registered=shown_models())
     assert settings.file == where
 
 
@@ -176,7 +182,8 @@ def test_a_command_or_option_that_is_not_there_is_found() -> None:
 class RecordedActions:
     """The actions that the code records, read from its calls.
 
-    A function that takes an ``action`` records it, or hands it to another one that does.
+    A function that takes an ``action`` records it, or hands it to another one that does; whoever
+    calls it may have it from its own callers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -187,6 +194,7 @@ class RecordedActions:
         self._functions = [n for n in self._module_of if isinstance(n, ast.FunctionDef)]
         self._calls = [n for n in self._module_of if isinstance(n, ast.Call)]
         self._constants = dict(self._text_constants())
+        self._tables = dict(self._text_tables())
         recorders = {
             (f.name, place, self._module_of[f] if f.name.startswith("_") else None)
             for f in self._functions
@@ -205,6 +213,14 @@ class RecordedActions:
                     for name, value in zip(names, values, strict=False):
                         if isinstance(name, ast.Name) and isinstance(value, ast.Constant):
                             yield name.id, str(value.value)
+
+    def _text_tables(self) -> Iterator[tuple[tuple[Path, str], list[str]]]:
+        """The texts in every dictionary with a name."""
+        for node, path in self._module_of.items():
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(values=values)):
+                    texts = [v.value for v in values if isinstance(v, ast.Constant)]
+                    yield (path, name), [text for text in texts if isinstance(text, str)]
 
     @staticmethod
     def _place(function: ast.FunctionDef, parameter: str) -> Iterator[int]:
@@ -230,6 +246,11 @@ class RecordedActions:
                 pass  # handed on
             case ast.Name(id=name) if name in self._constants:
                 self.actions.add(self._constants[name])
+            case ast.Name(id=name) if self._is_given(name, argument):
+                for given in self._given_to(name, around=argument):
+                    self._read(given)
+            case ast.Subscript(value=ast.Name(id=name)) if self._table(name, argument):
+                self.actions.update(self._table(name, argument))
             case ast.JoinedStr(
                 values=[
                     ast.Constant(value=str(prefix)),
@@ -240,6 +261,21 @@ class RecordedActions:
                 self.actions |= {f"{prefix}{state.value}" for state in states}
             case _:
                 self.unread.append(ast.unparse(argument))
+
+    def _table(self, name: str, argument: ast.expr) -> list[str]:
+        return self._tables.get((self._module_of[argument], name), [])
+
+    def _is_given(self, parameter: str, around: ast.expr) -> bool:
+        return any(self._place(self._function_of(around), parameter))
+
+    def _given_to(self, parameter: str, *, around: ast.expr) -> Iterator[ast.expr]:
+        """What the function around an expression is called with, where it says so at all."""
+        function = self._function_of(around)
+        for place in self._place(function, parameter):
+            yield from self._arguments(function.name, place, parameter)
+
+    def _function_of(self, expression: ast.expr) -> ast.FunctionDef:
+        return next(f for f in self._functions if expression in ast.walk(f))
 
     def _states_given_to(self, parameter: str, *, around: ast.expr) -> Iterator[RequestState]:
         """The states that the code gives to a parameter of the function around an expression."""
