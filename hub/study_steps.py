@@ -223,7 +223,8 @@ class StudySteps:
             requests = []
             for position, (route, decision) in enumerate(zip(routes, decisions, strict=True)):
                 if isinstance(decision, Match):
-                    request = self.request(study, route, decision, ordered.get(route.name))
+                    order = ordered.get(route.name)
+                    request = self.request(study, route, decision, order, again=True)
                     stands = self.what_stands(connection, route, request)
                     if stands is not None:
                         reasons = (*decision.reasons, stands.reason)
@@ -294,8 +295,13 @@ class StudySteps:
         if isinstance(decision, Match) and route.model in self.registry.suspended:
             return Suspended(route.name, (f"model {route.model}: {reason}",))
         if isinstance(decision, Match) and reason is not None:
-            return RuleError(route.name, (f"model {route.model} cannot run: {reason}",))
+            return self.unable(route)
         return decision
+
+    def unable(self, route: Route) -> RuleError:
+        """That the route's model cannot run, and why."""
+        reason = self.registry.why_not(route.model)
+        return RuleError(route.name, (f"model {route.model} cannot run: {reason}",))
 
     @staticmethod
     def what_stands(
@@ -321,10 +327,17 @@ class StudySteps:
         return None
 
     def request(
-        self, study: Study, route: Route, decision: Match, order: Order | None = None
+        self,
+        study: Study,
+        route: Route,
+        decision: Match,
+        order: Order | None = None,
+        *,
+        again: bool = False,
     ) -> RequestRow:
         """The request, pinned to the model as it is now; of an order the more urgent priority of
-        both, and its deadline."""
+        both, and its deadline. ``again``: of late images or a corrected value. What was reported
+        has to be amended, however late that is."""
         model = self.registry.model(route.model).package
         return RequestRow(
             request_id=request_id_for(
@@ -352,7 +365,7 @@ class StudySteps:
                 study.with_series(decision.series_instance_uids),
                 study.observations,
             ),
-            deadline_at=None if order is None else order.deadline,
+            deadline_at=None if order is None or again else order.deadline,
             order_id="" if order is None else order.order_id,
         )
 

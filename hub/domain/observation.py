@@ -29,10 +29,9 @@ class Observation:
     comparator: str = ""
     """``<``, ``<=``, ``>=``, ``>``: the value is a limit only."""
     absent_reason: str = ""
-    """Why there is no value, in the sender's words or code."""
+    """Why there is no value, by the sender's code."""
     reference: str = ""
-    """Where it stands: an absolute URL, or ``Observation/<id>`` at the server that reports go to;
-    empty where it is known by its identifier only."""
+    """Where it stands, as an absolute URL; empty where it is known by its identifier only."""
     identifier: tuple[str, str] | None = None
     """System and value of its business identifier."""
     source: str = ""

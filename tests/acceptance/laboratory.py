@@ -4,8 +4,9 @@ them sees it; with FIB-4 and eGFR by hand."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ FIB4, EGFR = "98488-0", "98979-8"
 AST, ALT, PLATELETS, CREATININE = "1920-8", "1742-6", "777-3", "38483-4"
 WANTED = (AST, ALT, PLATELETS, CREATININE)
 OVER = ("completed", "rejected", "failed", "cancelled")
+OUTCOMES = ["assessed", "not-assessable", "unsuitable", "failed"]
+"""The EHR hears of those too that get no score."""
 SHOWN = ("DiagnosticReport", "Observation", "Device", "Provenance", "Task")
 """The types of a report on measured values."""
 
@@ -68,9 +71,8 @@ class Person:
     @property
     def fib4(self) -> float:
         """Sterling 2006: age x AST / (platelets x square root of ALT), two digits."""
-        return round(
-            self._age * self.value(AST) / (self.value(PLATELETS) * self.value(ALT) ** 0.5), 2
-        )
+        divisor = self.value(PLATELETS) * math.sqrt(self.value(ALT))
+        return round(self._age * self.value(AST) / divisor, 2)
 
     @property
     def egfr(self) -> float:
@@ -89,6 +91,18 @@ class Person:
     def asked_at(self) -> datetime:
         """A day after the last of the values."""
         return (self.measured + timedelta(days=1)).astimezone(UTC)
+
+
+def as_of(person: Person, now: datetime) -> Person:
+    """The same patient, whose values were measured so that the newest is a day old."""
+    later = now - timedelta(days=1) - person.measured
+    bundle = json.loads(json.dumps(person.bundle))
+    for entry in bundle["entry"]:
+        resource = entry["resource"]
+        if resource["resourceType"] == "Observation":
+            moment = datetime.fromisoformat(resource["effectiveDateTime"]) + later
+            resource["effectiveDateTime"] = moment.isoformat(timespec="seconds")
+    return replace(person, bundle=bundle)
 
 
 def people(shared_data: Path) -> dict[str, Person]:
@@ -126,8 +140,11 @@ def code_of(resource: Json) -> str:
 def sections(ehr: FhirServer, trigger: str = "order", **more: Any) -> Json:
     """A hub that has the liver and kidney scores, asks the EHR for values and sends reports
     there."""
-    record = {"name": "record", "kind": "fhir", "url": ehr.base_url, "references": "relative"}
+    # on a loaded machine this server takes long for a search
+    record = {"name": "record", "kind": "fhir", "url": ehr.base_url, "timeout": 120}
+    there = {"name": EHR, "kind": "fhir", "url": ehr.base_url, "outcomes": OUTCOMES}
     return {
+        "destinations": [there],
         "site": {"patient_identifier_system": SYNTHEA},
         "health_records": [record],
         "models": [{"package": "builtin:liver-kidney-scores"}],
@@ -170,6 +187,11 @@ class FhirClient:
 
     hub: RunningHub
     validators: FhirValidators
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What opens the door."""
+        return self.hub.headers(Scope.SYSTEM)
 
     def post(self, resource: Json) -> httpx.Response:
         kind = resource["resourceType"]
@@ -222,7 +244,7 @@ class FhirClient:
         return str(answer.raise_for_status().json()["status"])
 
     def _judged(self, method: str, path: str, body: Json | None = None) -> httpx.Response:
-        headers = {**self.hub.headers(Scope.SYSTEM), **(FHIR_JSON if body else {})}
+        headers = {**self.headers, **(FHIR_JSON if body else {})}
         url = f"{self.hub.http_url}{path}"
         answer = httpx.request(method, url, json=body, headers=headers, timeout=120)
         self.judge(answer.json())
@@ -242,10 +264,14 @@ def delivered(hub: RunningHub, order_id: str) -> None:
         " WHERE o.order_id = :order"
     )
 
-    def states() -> set[str]:
-        return {row["state"] for row in hub.rows(asked, order=order_id)}
+    def states() -> list[str]:
+        return [row["state"] for row in hub.rows(asked, order=order_id)]
 
-    wait_for(lambda: states() == {"delivered"}, "the report to be delivered", explain=hub.log_text)
+    wait_for(
+        lambda: set(states()) == {"delivered"},
+        f"the report of order {order_id} to be delivered",
+        explain=lambda: f"{states()}\n{hub.log_text()[-20_000:]}",
+    )
 
 
 def sent_bundles(hub: RunningHub) -> list[Json]:
@@ -259,10 +285,21 @@ def sent_bundles(hub: RunningHub) -> list[Json]:
 # --- the same on both sides ------------------------------------------------------------------
 
 
-def same_everywhere(resources: Iterable[Json]) -> list[Json]:
-    """Resources without what each server gives them itself: ids and versions; references lead to
-    identifiers instead. Sorted."""
-    listed = list(resources)
+def device_of(report: Json) -> str:
+    """The reference to the AI that made a report: an extension, for in R4 no Device may be its
+    performer."""
+    (found,) = (
+        extension["valueReference"]["reference"]
+        for one in report["performer"]
+        for extension in one.get("extension", [])
+    )
+    return str(found)
+
+
+def same_everywhere(resources: Iterable[Json], base_url: str) -> list[Json]:
+    """Resources without what each server gives them itself: ids and versions; references to each
+    other lead to identifiers instead, and those to the EHR's are relative. Sorted."""
+    listed: list[Json] = json.loads(json.dumps(list(resources)).replace(f'"{base_url}/', '"'))
     names = {f"{one['resourceType']}/{one['id']}": _lasting(one) for one in listed}
     plain = [_renamed({**one, "id": "", "meta": _lasting_meta(one)}, names) for one in listed]
     return sorted(plain, key=lambda one: json.dumps(one, sort_keys=True))
@@ -276,7 +313,8 @@ def _lasting(resource: Json) -> str:
 
 
 def _lasting_meta(resource: Json) -> Json:
-    own = ("versionId", "lastUpdated", "author", "project", "compartment")
+    # the tag is put there with the delivery, to see later whether a person changed the report
+    own = ("versionId", "lastUpdated", "tag")
     return {name: value for name, value in resource.get("meta", {}).items() if name not in own}
 
 

@@ -94,7 +94,7 @@ def status(hub: RunningHub, task_id: str) -> Json:
 
 def over(hub: RunningHub, task_id: str, expected: str) -> Json:
     """Wait until the Task has this status; the Task."""
-    wait_for(lambda: status(hub, task_id)["status"] in (expected, "failed", "rejected"), 60)
+    wait_for(lambda: status(hub, task_id)["status"] in (expected, "failed", "rejected"), task_id)
     found = status(hub, task_id)
     assert found["status"] == expected, found.get("statusReason")
     return found
@@ -185,7 +185,7 @@ def test_an_order_before_the_images_survives_a_kill_and_is_answered_once(
     package = densities(tmp_path / "model")
     hub = start_hub(sections=sections(package), further_sources=[FHIR], supervised=False)
     task_id = place(hub, task("T-1", CURRENT, study={"numberOfInstances": 4}))
-    wait_for(lambda: "waits until" in json.dumps(status(hub, task_id)), 60)
+    wait_for(lambda: "waits until" in json.dumps(status(hub, task_id)), task_id)
     hub.kill("worker-1")
     second = place(hub, task("T-2", CURRENT))  # nobody is there to look at it
     hub.send(study(tmp_path / "files", CURRENT, "20260101"))
@@ -277,7 +277,7 @@ def load(server: FhirServer, shared_data: Path, name: str) -> str:
     answer = httpx.post(server.base_url, json=body, headers=FHIR_JSON, timeout=60)
     done = [entry["response"]["status"] for entry in answer.raise_for_status().json()["entry"]]
     assert set(done) == {"201"}
-    return next(i["value"] for i in patient["identifier"] if i.get("system") == SYNTHEA)
+    return str(next(i["value"] for i in patient["identifier"] if i.get("system") == SYNTHEA))
 
 
 def without_id(resource: Json) -> Json:

@@ -18,6 +18,7 @@ import orjson
 import pytest
 
 from hub.formats.part10 import split_part10
+from hub.simulator.behaviours import Behaviour
 from hub.transport.webhook_signature import key_of, signed_headers
 from tests.acceptance.studies import PhantomFiles, phantom
 from tests.acceptance.vendors import Misbehaving, lung_density_at, sections, vendor
@@ -29,6 +30,14 @@ __all__ = ["start_hub"]
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(600)]
 
+FURTHER_DEATHS = [
+    ("poll", "web"),
+    ("poll", "all"),
+    ("webhook", "worker-1"),
+    ("sync", "worker-1"),
+    ("sync", "all"),
+]
+"""Who answers how, and whose process dies: those that take no other way than the first three."""
 SOON = {"answer_within_seconds": 6.0}
 DONE, FAILED, QUARANTINED = "done", "failed", "quarantined"
 
@@ -107,15 +116,25 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
         stack.callback(hub.close)
         study = phantom(folder / "study", slices=2)
         hub.send(list(study.files))
-        hub.wait_for_study(study.study_instance_uid, timeout=120)
+        hub.wait_for_study(study.study_instance_uid)
         yield Asked(hub, study, vendors)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_each_behaviour_ends_in_its_state(asked: Asked, case: Case) -> None:
     row = asked.request(f"v-{case.name}")
-    assert (row["state"], row["attempts"]) == (case.state, case.attempts), row["detail"]
+    assert row["state"] == case.state, row["detail"]
     assert case.because in row["detail"]
+    begun = asked.hub.rows(
+        "SELECT 1 FROM audit_log WHERE action = 'inference.started' AND entity = :e",
+        e=f"request:{row['request_id']}",
+    )
+    assert len(begun) == case.attempts
+
+
+def test_no_behaviour_is_left_out(asked: Asked) -> None:
+    shown = {one.vendor.options.behaviour for one in asked.vendors.values()}
+    assert shown == set(Behaviour)
 
 
 def test_the_studys_own_model_is_unharmed(asked: Asked) -> None:
@@ -194,7 +213,7 @@ def test_a_message_overheard_opens_no_other_request(asked: Asked) -> None:
     """The next study: what was overheard before is sent to its callback, too."""
     second = phantom(asked.hub.folder / "second", seed=2, slices=2)
     asked.hub.send(list(second.files))
-    asked.hub.wait_for_study(second.study_instance_uid, timeout=120)
+    asked.hub.wait_for_study(second.study_instance_uid)
     (row,) = asked.hub.rows(
         "SELECT state FROM requests WHERE model_id = 'v-replayed-webhook'"
         " AND study_instance_uid = :s",
@@ -266,7 +285,13 @@ def data_set(file: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("answering", "role"), [("poll", "worker-1"), ("webhook", "web"), ("webhook", "all")]
+    ("answering", "role"),
+    [
+        ("poll", "worker-1"),
+        ("webhook", "web"),
+        ("webhook", "all"),
+        *(pytest.param(*pair, marks=pytest.mark.soak) for pair in FURTHER_DEATHS),
+    ],
 )
 def test_whoever_is_killed_while_waiting_there_is_one_result(
     start_hub: StartHub, tmp_path: Path, answering: str, role: str
@@ -275,14 +300,16 @@ def test_whoever_is_killed_while_waiting_there_is_one_result(
         hub = start_hub(sections=sections(tmp_path, [one]))
         study = phantom(tmp_path / "study", slices=2)
         hub.send(list(study.files))
-        wait_for(lambda: state_of(hub) == "waiting", "the request to wait")
+        waits = "running" if answering == "sync" else "waiting"
+        wait_for(lambda: state_of(hub) == waits, "the request to wait")
+        wait_for(lambda: bool(one.vendor.everything_received()), "the vendor to be asked")
         if role == "all":
             hub.kill()
             time.sleep(1.0)
             hub.start()
         else:
             hub.signal(role, signal.SIGKILL)
-        hub.wait_for_study(study.study_instance_uid, timeout=90)
+        hub.wait_for_study(study.study_instance_uid)
         assert state_of(hub) == DONE
         assert list(one.statistics["computed"].values()) == [1]
         assert len(hub.rows("SELECT 1 FROM results")) == 2  # its own, and the hub's own model's
@@ -306,11 +333,38 @@ def test_two_workers_on_postgresql_make_one_result(
         wait_for(lambda: state_of(hub) == "waiting", "the request to wait")
         for role in ("worker-1", "worker-2"):
             hub.signal(role, signal.SIGKILL)
-        hub.wait_for_study(study.study_instance_uid, timeout=90)
+        hub.wait_for_study(study.study_instance_uid)
         assert state_of(hub) == DONE
         assert list(one.statistics["computed"].values()) == [1]
         assert len(hub.rows("SELECT 1 FROM results")) == 2
         assert webhooks(one) == [("answer", 200)]
+
+
+def test_a_vendor_whose_model_is_suspended_is_not_asked_after_its_job(
+    start_hub: StartHub, tmp_path: Path
+) -> None:
+    with vendor("never", runtime={"poll_seconds": 0.2}) as one:
+        hub = start_hub(sections=sections(tmp_path, [one]))
+        study = phantom(tmp_path / "study", slices=2)
+        hub.send(list(study.files))
+
+        def asked_after() -> int:
+            return int(one.statistics["counts"].get("asked-after", 0))
+
+        wait_for(lambda: asked_after() >= 2, "the vendor to be asked after the job")
+        hub.caidx("model", "suspend", one.model_id, "--reason", "it mixes patients up")
+        done = time.monotonic()
+        wait_for(lambda: state_of(hub, one.model_id) != "waiting", "the request to end", 5.0)
+        assert time.monotonic() - done < 5.0
+        last = asked_after()
+        timeline = hub.wait_for_study(study.study_instance_uid)
+        ended = {row.model_id: (row.state, row.detail) for row in timeline.requests}
+        assert ended["lung-density"][0] == DONE
+        state, detail = ended[one.model_id]
+        assert state == FAILED
+        assert "is suspended by user:" in detail
+        time.sleep(1.0)  # five times as long as it waited between two questions
+        assert asked_after() == last
 
 
 def state_of(hub: RunningHub, model_id: str = "v-slow") -> str:
@@ -348,7 +402,7 @@ def test_a_model_finds_the_same_at_its_vendors_as_here(start_hub: StartHub, tmp_
         hub = start_hub(sections=chosen)
         study = phantom(tmp_path / "study", slices=4)
         hub.send(list(study.files))
-        hub.wait_for_study(study.study_instance_uid, timeout=90)
+        hub.wait_for_study(study.study_instance_uid)
         found = {name: findings_of(hub, name) for name in ("lung-density", "remote")}
         assert found["remote"] == found["lung-density"]
         assert len(found["remote"]) == 3

@@ -268,12 +268,22 @@ def test_pages_that_lead_in_a_circle_end(scripted: Callable[..., HttpScript]) ->
     record.close()
 
 
+def test_empty_pages_that_never_end_are_not_read_for_ever(
+    scripted: Callable[..., HttpScript],
+) -> None:
+    pages = [searchset(following=f"Observation?p={n}") for n in range(40)]
+    record = client(scripted(searchset(patient()), *pages).url, most_values=5)
+    with pytest.raises(RejectedError, match="more than 5 pages"):
+        record.observations(PATIENT, (AST,), None)
+    record.close()
+
+
 def test_what_is_asked_is_escaped_and_names_the_codes(
     scripted: Callable[..., HttpScript],
 ) -> None:
     odd = PatientIdentity("P|1,$", "UMR")
     script = scripted(searchset(patient(value=odd.patient_id)), searchset())
-    record = client(script.url, references="relative")
+    record = client(script.url)
     assert record.observations(odd, (AST, ALT), None) == ()
     who, what = (httpx.URL(one[":path"]).params for one in script.requests)
     assert who["identifier"] == rf"{SYSTEM}|P\|1\,\$"

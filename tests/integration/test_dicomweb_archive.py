@@ -205,6 +205,20 @@ def test_one_part_that_is_refused_does_not_stop_the_others(
         at(server, intake).retrieve(STUDY, SERIES, [f"{SERIES}.1", f"{SERIES}.2"], within=5)
 
 
+def test_of_another_study_nothing_is_taken(
+    server: Server, intake: KeepingIntake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An order may name the server: it must not bring images of whomever it likes."""
+    server.body = _multipart(_part10(tmp_path))
+    server.content_type = "multipart/related; boundary=b"
+    with pytest.raises(RejectedError, match="another study"):
+        at(server, intake).retrieve("1.2.3", within=5)
+    monkeypatch.setattr(retrieval, "_IN_MEMORY_BYTES", 400)
+    with pytest.raises(RejectedError, match="another study"):
+        at(server, intake).retrieve("1.2.3", within=5)
+    assert intake.uids == set()
+
+
 def test_an_intake_without_resources_ends_a_retrieval_for_now(
     server: Server, intake: KeepingIntake, tmp_path: Path
 ) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from hub.domain.delivery import DocumentKind
+from tests.integration.test_fhir_destination import destination
 from tests.peers.fhir_server import FhirServer, FhirValidators
 from tests.unit.formats.case_reports import CASE_REPORTS, CaseReport
 
@@ -101,3 +104,29 @@ def test_sending_again_creates_nothing(fhir_server: FhirServer) -> None:
     before = [one["id"] for one in held(fhir_server)]
     sent(fhir_server, bundle)
     assert [one["id"] for one in held(fhir_server)] == before
+
+
+def test_each_server_is_told_of_its_own_values_alone(fhir_server: FhirServer) -> None:
+    """The same document at the server that has the values, and at one that has not."""
+    document = CaseReport().documents()[DocumentKind.FHIR]
+    made = stand(fhir_server)
+    absolute = {ours: f"{fhir_server.base_url}/{theirs}" for ours, theirs in made.items()}
+    bundle = standing(json.loads(document.content), absolute)
+    document = replace(document, content=json.dumps(bundle).encode())
+    destination(fhir_server.base_url).deliver(document, "key-1")
+    (report,) = fhir_server.search("DiagnosticReport")
+    assert report["basedOn"][0]["reference"] == made["ServiceRequest/77"]
+    found = [fhir_server.read(item["reference"]) for item in report["result"]]
+    named = {one["reference"] for observation in found for one in observation["derivedFrom"]}
+    assert named == set(made.values()) - {made["ServiceRequest/77"]}
+
+    fhir_server.reset()
+    destination(fhir_server.base_url.replace("127.0.0.1", "localhost")).deliver(document, "key-2")
+    (report,) = fhir_server.search("DiagnosticReport")
+    found = [fhir_server.read(item["reference"]) for item in report["result"]]
+    derived = [one for observation in found for one in observation["derivedFrom"]]
+    assert derived
+    assert not [one for one in (*derived, report["basedOn"][0]) if "reference" in one]
+    assert {one["identifier"]["value"] for one in derived} == {
+        "1920-8-0", "1742-6-0", "777-3-0", "2160-0-0",
+    }  # fmt: skip

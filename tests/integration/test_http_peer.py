@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import resource
 import socket
 import ssl
 import threading
 import time
+import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -194,3 +197,45 @@ def test_the_systems_authorities_are_trusted() -> None:
     assert ours.verify_mode is ssl.CERT_REQUIRED
     assert ours.check_hostname
     assert ours.cert_store_stats() == ssl.create_default_context().cert_store_stats()
+
+
+# --- packed answers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", zlib.compress)],
+)
+def test_a_packed_answer_is_unpacked(
+    scripted: Script, encoding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    text = bytes(range(256)) * 4000
+    server = scripted((200, pack(text), {"Content-Encoding": encoding}))
+    assert peer(server.url).exchange("GET", server.url).body == text
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "gzip,gzip", "br", "zstd"])
+def test_an_answer_that_is_packed_otherwise_is_refused(scripted: Script, encoding: str) -> None:
+    """Packed twice, 1 KB unpacks to 100 MB before anybody can count."""
+    bomb = gzip.compress(gzip.compress(bytes(100 << 20), 1))
+    assert len(bomb) < 10_000
+    server = scripted((200, bomb, {"Content-Encoding": encoding}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(TransientError, match="packed"):
+        peer(server.url).exchange("GET", server.url)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
+
+
+@pytest.mark.parametrize(
+    "body", [gzip.compress(b"x" * 999)[:-9], b"no gzip", gzip.compress(b"x") + b"more"]
+)
+def test_a_packed_answer_that_is_not_whole_is_none(scripted: Script, body: bytes) -> None:
+    server = scripted((200, body, {"Content-Encoding": "gzip"}))
+    with pytest.raises(TransientError, match="cannot be unpacked"):
+        peer(server.url).exchange("GET", server.url)
+
+
+def test_a_small_answer_that_unpacks_to_very_much_is_too_long(scripted: Script) -> None:
+    server = scripted((200, gzip.compress(bytes(64 << 20), 1), {"Content-Encoding": "gzip"}))
+    with pytest.raises(TransientError, match="too long"):
+        peer(server.url).exchange("GET", server.url)

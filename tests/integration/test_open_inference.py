@@ -24,6 +24,7 @@ from tests.acceptance.disc_model import findings_of_a_disc, with_disc
 from tests.acceptance.studies import phantom
 from tests.peers.mlserver import MlServer, ServedFile, mlserver
 from tests.unit.adapters.toy_models import Files, WallClock, request
+from tests.unit.observed import case, package_of_scores, request_of, usual_values
 
 pytestmark = pytest.mark.peers
 
@@ -51,15 +52,21 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     disc, lung = read_package(findings_of_a_disc(folder / "model")), read_package(LUNG_DENSITY)
+    scores = package_of_scores()
     for name in ("objects", "server"):
         (folder / name).mkdir()
     store = Files(folder / "objects")
     context = AdapterContext("onnx_local", store, WallClock())
     local = ONNX_LOCAL.build(OnnxLocalConfig(processes=1), context)
-    models = ServedFile("disc", graph_of(disc)), ServedFile("lung", graph_of(lung), version="3.1")
+    models = (
+        ServedFile("disc", graph_of(disc)),
+        ServedFile("lung", graph_of(lung), version="3.1"),
+        ServedFile("scores", graph_of(scores)),
+    )
     try:
         with mlserver(folder / "server", *models) as server:
-            yield Site(folder, {"disc": disc, "lung": lung}, store, server, local)
+            packages = {"disc": disc, "lung": lung, "scores": scores}
+            yield Site(folder, packages, store, server, local)
     finally:
         local.close()
 
@@ -133,6 +140,25 @@ def test_the_reference_model_answers_the_same_from_a_server(
     assert len(here.findings) > 1
     assert (there.findings, there.region) == (here.findings, here.region)
     assert there.ran_on == f"open_inference {site.server.base_url} lung/3.1"
+
+
+def test_scores_of_measured_values_are_the_same_from_a_server(
+    site: Site, remote: ModelAdapter
+) -> None:
+    values = usual_values()
+    found = []
+    for adapter, package in (
+        (site.local, site.packages["scores"]),
+        (remote, site.served("scores")),
+    ):
+        adapter.load(package)
+        answer = adapter.infer(request_of(case(*values), values, package.key))
+        assert isinstance(answer, InferenceResult)
+        found.append(answer)
+    here, there = found
+    assert [one.value for one in here.findings] == [1.32, None, 88]
+    assert there.findings == here.findings
+    assert there.ran_on == f"open_inference {site.server.base_url} scores"
 
 
 # --- what is compared before a model runs ------------------------------------------------

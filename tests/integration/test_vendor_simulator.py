@@ -405,11 +405,13 @@ def test_only_who_has_the_key_is_let_in(start: Start, request_: InferenceRequest
     assert vendor.client.get(f"{vendor.url}/job").status_code == 401
     assert vendor.client.delete(f"{vendor.url}/job").status_code == 401
     assert vendor.ask(request_, api_key=API_KEY).status_code == 200
+    shown = vendor.url.replace("/inference", "/received")
+    assert httpx.get(shown).status_code == 401, "tokens for images stand in what it received"
     headers = asking(request_)["headers"] | {"X-API-Key": API_KEY}
     content = asking(request_)["content"]
     assert vendor.client.post(vendor.url, content=content, headers=headers).status_code == 200
     statistics = vendor.statistics()
-    assert statistics["counts"]["unauthorized"] == 4
+    assert statistics["counts"]["unauthorized"] == 5
     assert statistics["computed"] == {request_.request_id: 1}
 
 

@@ -24,7 +24,7 @@ import httpx
 from tests.peers import free_port
 
 FOLDER = Path(__file__).parent / "mlserver"
-START_TIMEOUT = 60.0
+START_TIMEOUT = 180.0
 _VENV = FOLDER / ".venv"
 
 

@@ -48,7 +48,8 @@ class VendorPeer:
     def _get(self, path: str) -> Any:
         root = self.url.rpartition("/")[0]
         with httpx.Client(verify=self.tls or True, timeout=20) as client:
-            return client.get(f"{root}/{path}").raise_for_status().json()
+            answer = client.get(f"{root}/{path}", headers={"X-API-Key": API_KEY})
+            return answer.raise_for_status().json()
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_a_model_is_not_asked_without_its_values(model: Running) -> None:
     values = [one for one in usual_values() if CREATININE not in one.codes]
     stale = observation(CREATININE, 0.8, days=812)
     for given, reason in (
-        (values, "creatinine: missing (LOINC 2160-0 or 14682-9 or 38483-4 or 77140-2)."),
+        (values, "creatinine: missing (LOINC 2160-0 or 14682-9 or 38483-4 or 59826-8 or 77140-2)."),
         ([*values, stale], "creatinine: 812 days old, at most 365 are allowed."),
     ):
         request = request_for(model, *given)

@@ -390,7 +390,7 @@ def test_the_example_configuration_is_valid_and_says_something_about_every_secti
     text = EXAMPLE.read_text(encoding="utf-8").replace("/run/secrets/fhir-key", str(key))
     components = discover()
     settings = load_settings(text, EXAMPLE.name, components)
-    assert [route.mode for route in settings.routes] == ["active", "active", "shadow"]
+    assert [route.mode for route in settings.routes] == ["active"] * 3 + ["shadow"]
     assert settings.sources[1].completeness.quiet_seconds == 30
     sections = set(settings_schema(components)["properties"])
     assert sections == set(read_yaml(text, EXAMPLE.name).data)

@@ -34,6 +34,14 @@ CARD = builders.model_card()
 State = tuple[str, InferenceRequest, InferenceResult, EncodingContext]
 
 
+ORDERED = (
+    '{"type": "ServiceRequest", "identifier": {"type": {"coding": [{"system":'
+    ' "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "PLAC"}]},'
+    ' "system": "urn:test:orders", "value": "4711"}}'
+)
+"""What an order is based on, with its placer's number."""
+
+
 def states() -> Iterator[State]:
     """Each outcome, late images, and each cause of a version, by the names of the tables."""
     request = builders.request_for(builders.chest_ct_study())
@@ -42,6 +50,7 @@ def states() -> Iterator[State]:
         yield name if known else "model", request, answer(request), CONTEXT
     result = builders.located(request)
     yield "amended", replace(request, amends_revision=1), result, CONTEXT
+    yield "model", replace(request, based_on=(ORDERED,)), result, CONTEXT
     for cause in ReportCause:
         if cause not in (ReportCause.MODEL, ReportCause.RELEASED):
             yield _NAMES[cause], request, result, version_after({}, cause)

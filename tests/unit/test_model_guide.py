@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from hub.domain import model_card
+from hub.domain import model_output
 from hub.domain.critical import CriticalRule
 from hub.domain.delivery import DocumentKind
 from hub.domain.model_card import ModelCard
@@ -27,13 +27,13 @@ CARDS = [block for block in BLOCKS if block.startswith("# model.yaml")]
 FRAGMENTS = [block for block in BLOCKS if not block.startswith("# ")]
 OUTPUTS = (
     *get_args(FindingSpec),
-    model_card.DetectionMeasurement,
+    model_output.DetectionMeasurement,
     LocationSpec,
-    model_card.ProbabilitiesSpec,
-    model_card.RegionSpec,
-    model_card.SegmentSpec,
-    model_card.MapSpec,
-    model_card.NotAssessableWhen,
+    model_output.ProbabilitiesSpec,
+    model_output.RegionSpec,
+    model_output.SegmentSpec,
+    model_output.MapSpec,
+    model_output.NotAssessableWhen,
     CriticalRule,
     OutputSpec,
 )

@@ -350,6 +350,19 @@ def test_only_a_configured_server_gets_credentials(site: Site) -> None:
         stranger.adapter.close()
 
 
+def test_a_server_of_one_vendor_is_not_asked_for_another(site: Site) -> None:
+    token, url = SecretStr(SECRET), site.script.url
+    site.script.requests.clear()
+    others = ServerConfig(url=url, bearer_token=token, vendor="Another vendor")
+    refused = replace(site, adapter=built(site.store, LOOPBACK, servers=[others]))
+    try:
+        with pytest.raises(ConfigError, match="models of another vendor"):
+            refused.answered()
+        assert site.script.requests == [], "it is not even looked for"
+    finally:
+        refused.adapter.close()
+
+
 def test_a_secret_is_in_no_list_of_processes_and_no_description(site: Site) -> None:
     servers = [ServerConfig(url=site.script.url, bearer_token=SecretStr(SECRET))]
     adapter = built(site.store, servers=servers)

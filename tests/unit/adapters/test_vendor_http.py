@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from hub.config import load_settings
 from hub.domain.coding import Code
 from hub.domain.finding import Finding, Presence
 from hub.domain.inference import (
@@ -28,7 +29,8 @@ from hub.errors import ConfigError, JobLostError, RejectedError, TransientError
 from hub.formats.contract import encode_answer, encode_deferred, encode_failed
 from hub.formats.manifest_checks import card_faults
 from hub.ports import AdapterContext, ModelPackage, Resuming, Retrieval
-from hub.transport.webhook_signature import signed_headers
+from hub.registry import discover
+from hub.transport.webhook_signature import key_of, signed_headers
 from model_adapters.vendor_http import ADAPTER
 from model_adapters.vendor_http.adapter import VendorHttpAdapter, check
 from model_adapters.vendor_http.callbacks import Callbacks
@@ -423,10 +425,29 @@ def test_what_is_below_a_service_is_its(url: str) -> None:
     VendorHttpAdapter(configured(), context(private=())).load(package(url))
 
 
+def test_a_service_of_one_vendor_is_not_asked_for_another() -> None:
+    """He would be somebody to it: by our credentials, and by the secret of its webhooks."""
+    url = "https://vendor.example/ai"
+    vendor = package(url).card.vendor.name
+    VendorHttpAdapter(configured(vendor=vendor), context(private=())).load(package(url))
+    for other in ("Other", vendor.lower(), f"{vendor} "):
+        config = configured(vendor=other, webhook_secrets=[SECRET])
+        with pytest.raises(ConfigError, match=r"runtime\.url"):
+            VendorHttpAdapter(config, context(private=())).load(package(url))
+        body = b"{}"
+        signed = signed_headers("m1", CLOCK.now(), body, [key_of(SECRET)])
+        with pytest.raises(RejectedError):
+            Callbacks(config, CLOCK)(package(url), signed, body)
+    # the longest still counts: the rest of the host is not a way around
+    urls = [{"url": "https://vendor.example"}, {"url": url, "vendor": "Other"}]
+    config = VendorHttpConfig.model_validate({"services": urls})
+    assert config.service_of(url, vendor) is None
+
+
 def test_the_longest_service_counts() -> None:
     urls = ["https://vendor.example", "https://vendor.example/ai", "https://vendor.example/a"]
     config = VendorHttpConfig.model_validate({"services": [{"url": url} for url in urls]})
-    found = config.service_of("https://vendor.example/ai/lung")
+    found = config.service_of("https://vendor.example/ai/lung", "anybody")
     assert found is not None
     assert found.url == "https://vendor.example/ai"
 
@@ -484,6 +505,29 @@ def test_services_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         ServiceConfig.model_validate(options)
     assert "whsec" in str(caught.value) or "webhook_secrets" not in options
+
+
+def test_a_secret_may_stand_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked up after the shape was checked."""
+    text = (
+        "adapters: {vendor_http: {services: "
+        "[{url: 'https://vendor.example', webhook_secrets: [env:THEIR_SECRET]}]}}"
+    )
+    ours = package("https://vendor.example/ai", answer="webhook")
+    for value, expected in ((SECRET, ""), ("CANARY", "must begin with whsec_")):
+        monkeypatch.setenv("THEIR_SECRET", value)
+        settings = load_settings(text, "caidx.yaml", discover())
+        config = settings.adapters["vendor_http"]
+        assert isinstance(config, VendorHttpConfig)
+        adapter = VendorHttpAdapter(config, context(private=()))
+        if not expected:
+            adapter.load(ours)
+            continue
+        with pytest.raises(ConfigError, match=expected) as caught:
+            adapter.load(ours)
+        assert value not in str(caught.value)
+        with pytest.raises(RejectedError, match="no signature is right"):
+            Callbacks(config, CLOCK)(ours, {}, b"{}")
 
 
 def test_no_secret_is_shown() -> None:

@@ -283,7 +283,7 @@ SYNTHEA_UNSUITABLE = [
         (
             "AST: missing (LOINC 1920-8 or 30239-8 or 88112-8).",
             "ALT: missing (LOINC 1742-6 or 1743-4 or 1744-2).",
-            "creatinine: missing (LOINC 2160-0 or 14682-9 or 38483-4 or 77140-2).",
+            "creatinine: missing (LOINC 2160-0 or 14682-9 or 38483-4 or 59826-8 or 77140-2).",
         ),
     ),
 ]
