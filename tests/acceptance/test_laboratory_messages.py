@@ -313,10 +313,8 @@ def test_a_worker_that_is_killed_between_order_and_report_leaves_one_report(
     settled(hub, len(placed))
     found = reports_at(fhir_server)
     assert len(found) == len(placed)
-    expected = [by_hand(person) for person in persons]
-    assert sorted(map(str, (scores(fhir_server, one) for one in found))) == sorted(
-        map(str, (dict(sorted(one.items())) for one in expected))
-    )
+    told = sorted(sorted(scores(fhir_server, one).items()) for one in found)
+    assert told == sorted(sorted(by_hand(person).items()) for person in persons)
     assert len(finished(hub)) == len(set(finished(hub))) == len(placed)
     for order_id in placed:
         assert len(client.reports_of(client.task(order_id))) == 1
