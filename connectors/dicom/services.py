@@ -19,7 +19,7 @@ import structlog
 from connectors.dicom.config import DicomSourceConfig
 from connectors.dicom.normalized import CommandField, NormalizedRequest, NormalizedResponse
 from hub.errors import CaidxError, TransientError
-from hub.ports import CommitmentRequest, SourceContext
+from hub.ports import CommitmentRequest, SourceContext, importing
 
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 """Storage Commitment Push Model SOP Class (PS3.4 annex J)."""
@@ -138,7 +138,8 @@ class DicomServices:
             raise RefusedError(NO_SUCH_SOP_CLASS, "this SOP class is not offered")
         with self._lock:
             if kind not in self._handlers:
-                module = import_module(kind.module)
+                with importing():
+                    module = import_module(kind.module)
                 self._handlers[kind] = module.service(self._config, self._context)
             return self._handlers[kind]
 

@@ -14,6 +14,7 @@ from importlib import import_module
 
 from hub.domain.coding import Code
 from hub.formats.ucum import is_unit
+from hub.ports import importing
 
 _LONGEST_DESIGNATOR = 16
 _LONGEST_SCT, _SHORTEST_SCT = 18, 6
@@ -102,7 +103,8 @@ def _newest() -> str:
 @cache
 def _dicom_codes() -> frozenset[str]:
     # loaded when the first such code is checked: it takes a tenth of a second
-    known = import_module("pydicom.sr._concepts_dict").concepts["DCM"]
+    with importing():
+        known = import_module("pydicom.sr._concepts_dict").concepts["DCM"]
     return frozenset(value for codes in known.values() for value in codes)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from hub.formats.fhir_outcome import Issue
+from hub.ports import importing
 
 Json = dict[str, Any]
 
@@ -106,7 +107,9 @@ def _is_huge(resource: Json) -> bool:
 @lru_cache
 def _model(kind: str) -> type[BaseModel]:
     """Loading them takes about 0.2 s: at the first message."""
-    model: type[BaseModel] = getattr(import_module(f"fhir.resources.R4B.{_MODULES[kind]}"), kind)
+    with importing():
+        module = import_module(f"fhir.resources.R4B.{_MODULES[kind]}")
+    model: type[BaseModel] = getattr(module, kind)
     return model
 
 

@@ -87,6 +87,7 @@ from hub.ports.process import (
     Health,
     HealthState,
     at_first_call,
+    importing,
 )
 
 __all__ = [
@@ -151,4 +152,5 @@ __all__ = [
     "Taken",
     "VendorDoor",
     "at_first_call",
+    "importing",
 ]

@@ -263,7 +263,7 @@ def test_urgent_orders_overtake_and_those_that_are_taken_back_ask_nothing(
     assert {client.task(one)["status"] for one in (*routine, stat)} == {"accepted"}
     hub.restart("worker-1")
     for one in (stat, *routine):
-        assert client.over(one)["status"] == "completed"
+        assert client.over(one)["status"] == "completed", json.dumps(client.task(one))
     settled(hub, 13)
     assert len(reports_at(fhir_server)) == 13
     (request,) = hub.rows("SELECT request_id FROM requests WHERE order_id = :o", o=stat)
@@ -309,7 +309,7 @@ def test_a_worker_that_is_killed_between_order_and_report_leaves_one_report(
     hub.kill("worker-1")
     hub.restart("worker-1")
     for order_id in placed:
-        assert client.over(order_id)["status"] == "completed"
+        assert client.over(order_id)["status"] == "completed", json.dumps(client.task(order_id))
     settled(hub, len(placed))
     found = reports_at(fhir_server)
     assert len(found) == len(placed)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from hub.errors import RejectedError
@@ -114,3 +118,28 @@ def test_a_value_that_becomes_too_large_is_refused() -> None:
 def test_binary_noise_is_rounded_away() -> None:
     assert converted(200, "/nL", "10*9/L") == 200.0
     assert value_in(0.1, "g/L", "mg/L") == 100.0
+
+
+_MANY_AT_ONCE = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+sys.setswitchinterval(1e-5)
+from hub.formats.ucum import value_in
+
+together = Barrier(8)
+def value(number):
+    together.wait()
+    return value_in(240.0, "10*3/uL", "10*9/L") if number % 2 else value_in(0.5, "ukat/L", "U/L")
+
+with ThreadPoolExecutor(8) as pool:
+    print(json.dumps(list(pool.map(value, range(8)))))
+"""
+
+
+def test_the_first_values_of_a_process_may_come_together() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _MANY_AT_ONCE], capture_output=True, check=True, timeout=120
+    )
+    assert json.loads(done.stdout) == [30.0, 240.0] * 4
