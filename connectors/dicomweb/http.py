@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
+from hub.formats.asgi_scope import base_url, header_fields, path_below
+
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 PROBLEM_JSON = "application/problem+json"
-_HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}\Z")
 _MOST_PARAMETERS = 200
 
 
@@ -69,10 +69,7 @@ def request_of(scope: Mapping[str, Any], receive: Receive, root: str) -> Request
     Raises:
         Problem: 400, the query has too many parameters.
     """
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    headers = header_fields(scope)
     path: str = scope["path"]
     try:
         query = parse_qsl(
@@ -85,22 +82,14 @@ def request_of(scope: Mapping[str, Any], receive: Receive, root: str) -> Request
     client = scope.get("client")
     return Request(
         method=scope["method"],
-        segments=tuple(piece for piece in path.removeprefix(root).split("/") if piece),
+        segments=path_below(scope, root),
         path=path,
         parameters=query,
         headers=headers,
-        base_url=_base_url(scope, headers, root),
+        base_url=base_url(scope, root),
         client=str(client[0]) if client else "",
         receive=receive,
     )
-
-
-def _base_url(scope: Mapping[str, Any], headers: Mapping[str, str], root: str) -> str:
-    host, server = headers.get("host", ""), scope.get("server") or ("localhost", None)
-    address = str(server[0]) if server[1] is None else f"{server[0]}:{server[1]}"
-    if not _HOST.match(host) or host == server[0]:  # dicomweb-client leaves the port out
-        host = address
-    return f"{scope.get('scheme', 'http')}://{host}{root}"
 
 
 def problem_answer(problem: Problem, path: str) -> Answer:

@@ -9,6 +9,7 @@ from typing import Any
 from connectors.fhir.parameters import SEARCHES
 from connectors.fhir.plans import ORDERS, READ
 from hub.formats.encoding import PRODUCT_NAME
+from hub.formats.fhir_json import FHIR_JSON
 
 Json = dict[str, Any]
 
@@ -47,7 +48,7 @@ def capability_statement(version: str, url: str, started_at: datetime) -> Json:
         "software": {"name": PRODUCT_NAME, "version": version},
         "implementation": {"description": f"{PRODUCT_NAME}: FHIR", "url": url},
         "fhirVersion": "4.0.1",
-        "format": ["application/fhir+json", "json"],
+        "format": [FHIR_JSON, "json"],
         "patchFormat": ["application/json-patch+json"],
         "rest": [
             {

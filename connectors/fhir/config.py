@@ -53,7 +53,22 @@ class SmartConfig(BaseModel):
     `.well-known/smart-configuration` names."""
 
 
-class FhirDestinationConfig(HttpPeerConfig):
+class FhirServerConfig(HttpPeerConfig):
+    """A FHIR server that we call."""
+
+    timeout: float = Field(default=30.0, gt=0, le=600)
+    """Seconds for a whole exchange; a server that takes longer is asked again later."""
+    smart: SmartConfig | None = None
+    """Get access tokens by SMART Backend Services."""
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if self.smart is not None and (self.bearer_token is not None or self.username):
+            raise ValueError("either smart, or bearer_token, or username and password")
+        return self
+
+
+class FhirDestinationConfig(FhirServerConfig):
     """A FHIR server that takes transactions."""
 
     url: str
@@ -62,10 +77,6 @@ class FhirDestinationConfig(HttpPeerConfig):
         default=(DocumentKind.FHIR,), min_length=1, max_length=1
     )
     """What is sent there: `fhir` (R4) or `fhir_r5`."""
-    timeout: float = Field(default=30.0, gt=0, le=600)
-    """Seconds for a whole exchange; a server that takes longer is asked again later."""
-    smart: SmartConfig | None = None
-    """Get access tokens by SMART Backend Services."""
     base_urls: tuple[str, ...] = Field(default=(), max_length=20)
     """Other base URLs by which the same server is known, as a health record or a sender of orders
     may call it. A report's reference to a resource of this server (below `url` or one of these) is
@@ -88,9 +99,3 @@ class FhirDestinationConfig(HttpPeerConfig):
         if not all(url.startswith(("http://", "https://")) for url in urls):
             raise ValueError("base URLs begin with http:// or https://")
         return tuple(url.rstrip("/") for url in urls)
-
-    @model_validator(mode="after")
-    def _one_way_in(self) -> Self:
-        if self.smart is not None and (self.bearer_token is not None or self.username):
-            raise ValueError("either smart, or bearer_token, or username and password")
-        return self

@@ -19,17 +19,16 @@ from connectors.fhir.report_guard import (
     is_kept,
     report_entry,
 )
-from connectors.fhir.smart import BackendServices
+from connectors.fhir.server import FhirServer
 from connectors.fhir.status import CONFLICTS, error_of, matches_several
 from hub.domain.delivery import Document, Receipt
 from hub.errors import RejectedError, TransientError
+from hub.formats.fhir_json import FHIR_JSON
 from hub.formats.http_answers import is_taken
 from hub.ports import DestinationContext
-from hub.transport.http_peer import HttpAnswer, HttpPeer
+from hub.transport.http_peer import HttpAnswer
 
-FHIR_JSON = "application/fhir+json"
-
-_CREATED, _UNAUTHORIZED = 201, 401
+_CREATED = 201
 _REPORT = re.compile(r"DiagnosticReport/[A-Za-z0-9.-]{1,64}")
 _READ = "read "
 """Begins what a read-back is awaited by; the time of the delivery follows."""
@@ -43,18 +42,7 @@ class FhirDestination:
         self._config = config
         self._name = context.name
         self._clock = context.clock
-        self._peer = HttpPeer(
-            context.name,
-            config,
-            context.clock,
-            timeout=config.timeout,
-            headers={"Accept": FHIR_JSON},
-        )
-        self._tokens = (
-            None
-            if config.smart is None
-            else BackendServices(config.smart, config.url, self._peer, context.clock)
-        )
+        self._server = FhirServer(context.name, config, context.clock)
 
     # --- delivery ----------------------------------------------------------------------------
 
@@ -95,14 +83,16 @@ class FhirDestination:
             "Prefer": "return=minimal",
             "X-Request-Id": idempotency_key,
         }
-        return self._exchange("POST", self._config.url, orjson.dumps(bundle), headers)
+        return self._server.exchange(
+            "POST", self._config.url, content=orjson.dumps(bundle), headers=headers
+        )
 
     def _held(self, bundle: Json) -> HeldReport | None:
         """The report that the transaction is about to replace."""
         entry = report_entry(bundle)
         if entry is None:
             return None
-        answer = self._exchange("GET", f"{self._config.url}/{entry['request']['url']}")
+        answer = self._server.exchange("GET", f"{self._config.url}/{entry['request']['url']}")
         if not is_taken(answer.status):
             raise error_of(answer.status, answer.json, answer.retry_after)
         return held_report(answer.json)
@@ -131,42 +121,12 @@ class FhirDestination:
     # --- the rest ----------------------------------------------------------------------------
 
     def check(self) -> str:
-        """Read the CapabilityStatement; with SMART, get a token first.
-
-        Raises:
-            TransientError: no server, or something that is no FHIR server.
-        """
-        try:
-            answer = self._exchange("GET", f"{self._config.url}/metadata")
-        except RejectedError as error:  # by the authorization server
-            raise TransientError(f"{self._name}: {error}") from error
-        body = answer.json
-        if not is_taken(answer.status):
-            raise TransientError(f"{self._name}: HTTP {answer.status} for metadata")
-        if not isinstance(body, dict) or body.get("resourceType") != "CapabilityStatement":
-            raise TransientError(f"{self._name}: the answer is no CapabilityStatement")
-        software = body.get("software")
-        name = software.get("name", "") if isinstance(software, dict) else ""
-        return f"FHIR {body.get('fhirVersion', 'of unknown version')} {name}".strip()
+        """As `FhirServer.check`."""
+        return self._server.check()
 
     def close(self) -> None:
         """Close the connections that are kept open."""
-        self._peer.close()
-
-    def _exchange(
-        self, method: str, url: str, content: bytes = b"", headers: dict[str, str] | None = None
-    ) -> HttpAnswer:
-        """With a token where SMART is configured; one that is refused is replaced once."""
-        if self._tokens is None:
-            return self._peer.exchange(method, url, content=content, headers=headers)
-        for _ in range(2):
-            token = self._tokens.token()
-            carried = {**(headers or {}), "Authorization": f"Bearer {token}"}
-            answer = self._peer.exchange(method, url, content=content, headers=carried)
-            if answer.status != _UNAUTHORIZED:
-                break
-            self._tokens.forget(token)
-        return answer
+        self._server.close()
 
 
 def build_destination(

@@ -15,7 +15,6 @@ import structlog
 from connectors.fhir.acceptance import Acceptance
 from connectors.fhir.config import FhirSourceConfig
 from connectors.fhir.exchange import (
-    FHIR_JSON,
     ClientGoneError,
     FhirRequest,
     Receive,
@@ -31,6 +30,7 @@ from connectors.fhir.exchange import (
 from connectors.fhir.reading import Reader
 from connectors.fhir.service import FhirService, Services
 from hub.errors import CaidxError, ConfigError, ConfigProblem, RejectedError, TransientError
+from hub.formats.fhir_json import FHIR_JSON
 from hub.formats.fhir_outcome import Issue, Refused, operation_outcome, refusal_of
 from hub.ports import Holdings, HttpEndpoint, SourceContext
 

@@ -10,20 +10,20 @@ from typing import Any
 
 import orjson
 
+from hub.formats.asgi_scope import base_url, header_fields, path_below
 from hub.formats.fhir_intake import Query, query_of
+from hub.formats.fhir_json import FHIR_JSON
 from hub.formats.fhir_outcome import Issue, Refused, operation_outcome
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Json = dict[str, Any]
 
-FHIR_JSON = "application/fhir+json"
 JSON_PATCH = "application/json-patch+json"
 FORM = "application/x-www-form-urlencoded"
 
 _JSON_TYPES = frozenset((FHIR_JSON, "application/json", "text/json", "json"))
 _ANY = frozenset(("*/*", "application/*", "text/*"))
-_HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]{1,255}\Z")
 _FHIR_VERSION = re.compile(r'fhirVersion\s*=\s*"?([0-9.]+)', re.IGNORECASE)
 _XML = "FHIR is spoken in JSON here, not in XML: application/fhir+json"
 
@@ -79,25 +79,14 @@ def request_of(scope: Mapping[str, Any], root: str) -> FhirRequest:
     Raises:
         Refused: 400, the query has too many parameters.
     """
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    path: str = scope["path"]
+    headers = header_fields(scope)
     return FhirRequest(
         method=scope["method"],
-        path=tuple(piece for piece in path.removeprefix(root).split("/") if piece),
+        path=path_below(scope, root),
         query=query_of(scope["query_string"].decode("latin-1"), ""),
         headers=headers,
-        base_url=_base_url(scope, headers, root),
+        base_url=base_url(scope, root),
     )
-
-
-def _base_url(scope: Mapping[str, Any], headers: Mapping[str, str], root: str) -> str:
-    host, server = headers.get("host", ""), scope.get("server") or ("localhost", None)
-    if not _HOST.match(host):
-        host = str(server[0]) if server[1] is None else f"{server[0]}:{server[1]}"
-    return f"{scope.get('scheme', 'http')}://{host}{root}"
 
 
 def check_answerable(request: FhirRequest) -> None:

@@ -15,21 +15,18 @@ from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from connectors.fhir.record_config import FhirRecordConfig
-from connectors.fhir.smart import BackendServices
+from connectors.fhir.server import FhirServer
 from connectors.fhir.status import error_of
 from hub.domain.coding import Code
 from hub.domain.identity import PatientIdentity
 from hub.domain.observation import Observation
-from hub.errors import CaidxError, RejectedError, TransientError
+from hub.errors import RejectedError, TransientError
 from hub.formats.fhir_observation import observation_of
 from hub.formats.http_answers import is_taken
 from hub.ports import RecordContext
-from hub.transport.http_peer import HttpAnswer, HttpPeer
 
 Json = Mapping[str, Any]
 
-_FHIR_JSON = "application/fhir+json"
-_UNAUTHORIZED = 401
 _ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 """R4 datatypes.html#id."""
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
@@ -45,18 +42,7 @@ class FhirRecord:
         self._config = config
         self._name = context.name
         self._systems = {**context.identifier_systems, **config.identifier_systems}
-        self._peer = HttpPeer(
-            context.name,
-            config,
-            context.clock,
-            timeout=config.timeout,
-            headers={"Accept": _FHIR_JSON},
-        )
-        self._tokens = (
-            None
-            if config.smart is None
-            else BackendServices(config.smart, config.url, self._peer, context.clock)
-        )
+        self._server = FhirServer(context.name, config, context.clock)
 
     # --- the patient -------------------------------------------------------------------------
 
@@ -173,7 +159,7 @@ class FhirRecord:
                 )
 
     def _bundle(self, url: str) -> Json:
-        answer = self._get(url)
+        answer = self._server.exchange("GET", url)
         if not is_taken(answer.status):
             raise error_of(answer.status, answer.json, answer.retry_after)
         found = answer.json
@@ -194,40 +180,15 @@ class FhirRecord:
                 return following
         return ""
 
-    def _get(self, url: str) -> HttpAnswer:
-        """With a token where SMART is configured; one that is refused is replaced once."""
-        if self._tokens is None:
-            return self._peer.exchange("GET", url)
-        for _ in range(2):
-            token = self._tokens.token()
-            answer = self._peer.exchange("GET", url, headers={"Authorization": f"Bearer {token}"})
-            if answer.status != _UNAUTHORIZED:
-                break
-            self._tokens.forget(token)
-        return answer
-
     # --- the rest ----------------------------------------------------------------------------
 
     def check(self) -> str:
-        """Read the CapabilityStatement.
-
-        Raises:
-            TransientError: no server, or something that is no FHIR server.
-        """
-        try:
-            answer = self._get(f"{self._config.url}/metadata")
-        except CaidxError as error:
-            raise TransientError(str(error)) from error
-        body = answer.json
-        if not is_taken(answer.status) or not isinstance(body, dict):
-            raise TransientError(f"HTTP {answer.status} for metadata")
-        if body.get("resourceType") != "CapabilityStatement":
-            raise TransientError("the answer is no CapabilityStatement")
-        return f"FHIR {body.get('fhirVersion', 'of unknown version')}"
+        """As `FhirServer.check`."""
+        return self._server.check()
 
     def close(self) -> None:
         """Close the connections that are kept open."""
-        self._peer.close()
+        self._server.close()
 
 
 def build_record(config: FhirRecordConfig, context: RecordContext) -> FhirRecord:

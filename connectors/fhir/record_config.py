@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from connectors.fhir.config import SmartConfig
-from hub.transport.http_config import HttpPeerConfig
+from connectors.fhir.config import FhirServerConfig
 
 
-class FhirRecordConfig(HttpPeerConfig):
+class FhirRecordConfig(FhirServerConfig):
     """A FHIR R4 server where measured values of patients are kept."""
 
     url: str
@@ -25,11 +23,3 @@ class FhirRecordConfig(HttpPeerConfig):
     identifier_systems: Mapping[str, str] = Field(default_factory=dict)
     """Issuer of patient IDs as in the DICOM header -> URI of its system at this server; overrides
     `site.identifier_systems`. Under an empty issuer: that of IDs without one."""
-    smart: SmartConfig | None = None
-    """Get access tokens by SMART Backend Services."""
-
-    @model_validator(mode="after")
-    def _one_way_in(self) -> Self:
-        if self.smart is not None and (self.bearer_token is not None or self.username):
-            raise ValueError("either smart, or bearer_token, or username and password")
-        return self

@@ -17,6 +17,9 @@ from hub.formats.fhir_outcome import malformed
 
 Json = dict[str, Any]
 
+FHIR_JSON = "application/fhir+json"
+"""R4 http.html#mime-type."""
+
 DEEPEST = 64
 """Levels; the deepest resources in use have about twenty."""
 

@@ -9,11 +9,11 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from hub.domain.audit import AuditOutcome
-from hub.ports import Job, Jobs
+from hub.ports import Jobs
 from hub.store import deferred, results
 from hub.store.database import Database, insert_new
 from hub.store.journal import Journal
-from hub.store.request_ledger import REQUEST_JOB
+from hub.store.request_ledger import record_request, request_job
 from hub.store.results import OPEN_STATES, RequestRow
 from hub.store.schema import requests
 from hub.store.schema_vendors import callbacks
@@ -67,10 +67,12 @@ class CallbackLedger:
             if taken is Taken.NEW and not self._keep(connection, row, key, digest, body):
                 taken = Taken.REPLAYED  # on PostgreSQL, for another request at the same moment
             if taken not in (Taken.NEW, Taken.AGAIN):
-                self._record(
+                record_request(
+                    self.journal,
                     connection,
                     "callback.refused",
                     row,
+                    model=str(row.model),
                     outcome=AuditOutcome.MINOR_FAILURE,
                     reason=taken.value,
                     sha256=digest,
@@ -108,35 +110,15 @@ class CallbackLedger:
         ):
             return False
         deferred.keep_answer(connection, row.request_id, body, now)
-        self._record(connection, "callback.taken", row, sha256=digest, length=len(body))
-        self.jobs.enqueue(
+        record_request(
+            self.journal,
             connection,
-            Job(
-                kind=REQUEST_JOB,
-                queue=row.queue,
-                partition=row.model.model_id,
-                job_id=f"request:{row.request_id}:answer:{key[:16]}",
-                argument=row.request_id,
-                priority=int(row.priority),
-            ),
-        )
-        return True
-
-    def _record(
-        self,
-        connection: sa.Connection,
-        action: str,
-        row: RequestRow,
-        *,
-        outcome: AuditOutcome = AuditOutcome.SUCCESS,
-        **detail: object,
-    ) -> None:
-        self.journal.record(
-            connection,
-            action,
-            f"request:{row.request_id}",
-            row.study.study_instance_uid,
-            outcome=outcome,
+            "callback.taken",
+            row,
             model=str(row.model),
-            **detail,
+            sha256=digest,
+            length=len(body),
         )
+        job_id = f"request:{row.request_id}:answer:{key[:16]}"
+        self.jobs.enqueue(connection, request_job(row, job_id))
+        return True

@@ -308,18 +308,8 @@ class RequestLedger:
         question: str = "",
     ) -> None:
         attempt = f"request:{row.request_id}:{row.attempts}"
-        self.jobs.enqueue(
-            connection,
-            Job(
-                kind=REQUEST_JOB,
-                queue=row.queue,
-                partition=row.model.model_id,
-                job_id=f"{attempt}:{question}" if question else attempt,
-                argument=f"{row.request_id} {question}" if question else row.request_id,
-                priority=int(row.priority),
-                delay_seconds=delay_seconds,
-            ),
-        )
+        job = request_job(row, f"{attempt}:{question}" if question else attempt, question)
+        self.jobs.enqueue(connection, replace(job, delay_seconds=delay_seconds))
 
     def _record(
         self,
@@ -330,14 +320,39 @@ class RequestLedger:
         outcome: AuditOutcome = AuditOutcome.SUCCESS,
         **detail: object,
     ) -> None:
-        self.journal.record(
-            connection,
-            action,
-            f"request:{row.request_id}",
-            row.study.study_instance_uid,
-            outcome=outcome,
-            **detail,
-        )
+        record_request(self.journal, connection, action, row, outcome=outcome, **detail)
+
+
+def request_job(row: RequestRow, job_id: str, question: str = "") -> Job:
+    """What works on a request: one attempt, or one question after an answer that comes later."""
+    return Job(
+        kind=REQUEST_JOB,
+        queue=row.queue,
+        partition=row.model.model_id,
+        job_id=job_id,
+        argument=f"{row.request_id} {question}" if question else row.request_id,
+        priority=int(row.priority),
+    )
+
+
+def record_request(
+    journal: Journal,
+    connection: sa.Connection,
+    action: str,
+    row: RequestRow,
+    *,
+    outcome: AuditOutcome = AuditOutcome.SUCCESS,
+    **detail: object,
+) -> None:
+    """An audit row of a request."""
+    journal.record(
+        connection,
+        action,
+        f"request:{row.request_id}",
+        row.study.study_instance_uid,
+        outcome=outcome,
+        **detail,
+    )
 
 
 def _is_asked_by_another(row: RequestRow, held: DeferredAnswer | None, question: str) -> bool:

@@ -10,8 +10,10 @@ import re
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Protocol
 from urllib.parse import quote_plus, urlencode
 
 from hub.errors import RejectedError, TransientError
@@ -70,6 +72,59 @@ class AccessTokens:
         with self._lock:
             if self._token is not None and self._token.value == token:
                 self._token = None
+
+
+class Tokens(Protocol):
+    """As `AccessTokens`."""
+
+    def token(self) -> str: ...
+
+    def forget(self, token: str) -> None: ...
+
+
+class AuthorizedPeer:
+    """An HTTP server to which every request shows an access token. One that the server refuses may
+    have been withdrawn, and is replaced once. Thread-safe.
+
+    Args:
+        peer: to call it, and who closes it.
+        tokens: None: it is called without.
+        refused: statuses by which it says that it does not take a token.
+    """
+
+    def __init__(
+        self,
+        peer: HttpPeer,
+        tokens: Tokens | None,
+        refused: Collection[int] = (HTTPStatus.UNAUTHORIZED,),
+    ) -> None:
+        self._peer = peer
+        self._tokens = tokens
+        self._refused = refused
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        content: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> HttpAnswer:
+        """As `HttpPeer.exchange`, and it may raise what ``tokens`` raise."""
+        if self._tokens is None:
+            return self._peer.exchange(method, url, content=content, headers=headers)
+        for _ in range(2):
+            token = self._tokens.token()
+            shown = {**(headers or {}), "Authorization": f"Bearer {token}"}
+            answer = self._peer.exchange(method, url, content=content, headers=shown)
+            if answer.status not in self._refused:
+                break
+            self._tokens.forget(token)
+        return answer
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._peer.close()
 
 
 def client_credentials(config: OAuth2Config, peer: HttpPeer) -> AccessTokens:

@@ -12,7 +12,7 @@ from hub.formats.http_answers import is_passing, is_taken
 from hub.ports import Clock
 from hub.transport.address_guard import AddressGuard
 from hub.transport.http_peer import HttpAnswer, HttpPeer
-from hub.transport.oauth2 import AccessTokens, client_credentials
+from hub.transport.oauth2 import AccessTokens, AuthorizedPeer, client_credentials
 from model_adapters.vendor_http.config import ServiceConfig
 
 _TOKEN_SECONDS = 30.0
@@ -43,14 +43,15 @@ class Service:
     ) -> None:
         self.url = runtime.url.rstrip("/")
         name = "the vendor's service"
-        self._peer = HttpPeer(name, config, clock, timeout=runtime.timeout_seconds, guard=guard)
-        self._tokens: AccessTokens | None = None
+        peer = HttpPeer(name, config, clock, timeout=runtime.timeout_seconds, guard=guard)
+        tokens: _MendedTokens | None = None
         self._token_peer: HttpPeer | None = None
         if config.oauth2 is not None:
             bare = config.model_copy(update={"headers": {}, "url": config.oauth2.token_url})
             name = "the authorization server"
             self._token_peer = HttpPeer(name, bare, clock, timeout=_TOKEN_SECONDS)
-            self._tokens = client_credentials(config.oauth2, self._token_peer)
+            tokens = _MendedTokens(client_credentials(config.oauth2, self._token_peer))
+        self._peer = AuthorizedPeer(peer, tokens, _REFUSED)
 
     def ask(self, request_id: str, content: bytes) -> HttpAnswer:
         """Post a request; the same one again is answered once (Idempotency-Key).
@@ -89,25 +90,25 @@ class Service:
         self, method: str, url: str, content: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> HttpAnswer:
         given = {**_HEADERS, **(headers or {})}
-        if self._tokens is None:
-            return self._peer.exchange(method, url, content=content, headers=given)
-        answer, token = self._with_token(self._tokens, method, url, content, given)
-        if answer.status in _REFUSED:  # it may have been withdrawn
-            self._tokens.forget(token)
-            answer, token = self._with_token(self._tokens, method, url, content, given)
-            if answer.status in _REFUSED:
-                self._tokens.forget(token)
-        return answer
+        return self._peer.exchange(method, url, content=content, headers=given)
 
-    def _with_token(
-        self, tokens: AccessTokens, method: str, url: str, content: bytes, headers: dict[str, str]
-    ) -> tuple[HttpAnswer, str]:
+
+class _MendedTokens:
+    """Where the authorization server does not let us in, operators mend it: no answer of the
+    vendor's."""
+
+    def __init__(self, tokens: AccessTokens) -> None:
+        self._tokens = tokens
+        self.forget = tokens.forget
+
+    def token(self) -> str:
+        """Raises:
+        TransientError: there is none now.
+        """
         try:
-            token = tokens.token()
+            return self._tokens.token()
         except RejectedError as error:
             raise TransientError(f"no access to the vendor's service: {error}") from error
-        bearer = {"Authorization": f"Bearer {token}"}
-        return self._peer.exchange(method, url, content=content, headers=headers | bearer), token
 
 
 def _must_be_taken(answer: HttpAnswer) -> HttpAnswer:

@@ -134,7 +134,7 @@ def test_a_change_between_reading_and_writing_is_noticed(ehr: Ehr) -> None:
     """The server itself refuses the old version, and what is there by then is read again."""
     ehr.destination().deliver(transaction(report()), "k1")
     late = ehr.destination()
-    post, seen = late._peer.exchange, []
+    post, seen = late._server.exchange, []
 
     def meanwhile(method: str, url: str, **options: Any) -> Any:
         if method == "POST" and not seen:
@@ -142,7 +142,7 @@ def test_a_change_between_reading_and_writing_is_noticed(ehr: Ehr) -> None:
             ehr.changed_by_a_person(status="final", conclusion="Seen.")
         return post(method, url, **options)
 
-    late._peer.exchange = meanwhile  # type: ignore[method-assign]
+    late._server.exchange = meanwhile  # type: ignore[method-assign]
     with pytest.raises(RejectedError, match="was made 'final' on the server"):
         late.deliver(transaction(report(text="Too late.")), "k2")
     assert seen[0]["ifMatch"].startswith('W/"')

@@ -17,6 +17,7 @@ def upgrade() -> None:
     op.add_column("requests", sa.Column("images_retrieved_at", UtcTime()))
     op.create_index("ix_requests_order_id", "requests", ["order_id"])
     _orders()
+    _values()
     _vendors()
 
 
@@ -52,6 +53,9 @@ def _orders() -> None:
         sa.PrimaryKeyConstraint("order_id", "request_id", name="pk_order_requests"),
     )
     op.create_index("ix_order_requests_request_id", "order_requests", ["request_id"])
+
+
+def _values() -> None:
     op.create_table(
         "observations",
         sa.Column("observation_id", sa.String(32), nullable=False),
