@@ -6,6 +6,7 @@ differs is refused with the reason and never straightened in silence (PS3.3 C.7.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from hub.ports import at_first_call
 SAME_PLACE_MM = 1e-3
 """Slices nearer than this lie at the same position."""
 _COSINE_TOLERANCE = 1e-4
+_SPACING_TOLERANCE = 1e-4
+_LENGTH_TOLERANCE = 1e-3
 _SHEAR_TOLERANCE = 0.1
 """Largest sideways drift over the whole volume, in pixels."""
 
@@ -37,8 +40,10 @@ class Volume:
 
     stored_values: NDArray[Any] = field(repr=False)
     """(slice, row, column); int16, uint16, int8 or uint8."""
-    geometry: Any
-    """``highdicom.VolumeGeometry``: slice, row, column indices to mm in the patient."""
+    affine: NDArray[np.float64] = field(repr=False)
+    """(4, 4): slice, row, column indices to mm in the patient (PS3.3 C.7.6.2.1.1)."""
+    spacing_mm: tuple[float, float, float]
+    """Distance of neighbours along slice, row, column index."""
     sop_instance_uids: tuple[str, ...]
     """One for each slice; those of a multi-frame image have the same."""
     modality: str
@@ -53,11 +58,17 @@ class Volume:
     """Lowest and highest stored value that its bits can hold (PS3.5 8.1.1)."""
     has_contrast: bool = False
     """Any of the files names a contrast agent."""
+    frame_of_reference_uid: str = ""
 
     @property
-    def spacing_mm(self) -> tuple[float, ...]:
-        """Distance of neighbours along slice, row, column index."""
-        return tuple(float(value) for value in self.geometry.spacing)
+    def geometry(self) -> Any:
+        """``highdicom.VolumeGeometry``; made when it is asked for, which few models need."""
+        return _volume_geometry(
+            affine=self.affine,
+            spatial_shape=self.stored_values.shape,
+            coordinate_system="PATIENT",
+            frame_of_reference_uid=self.frame_of_reference_uid or None,
+        )
 
 
 def read_volume(
@@ -159,22 +170,29 @@ def _assembled(
     first = headers[0]
     _refuse_if(_differences(headers))
     row, column = _directions(first)
-    normal = np.cross(row, column)
+    normal = _cross(row, column)
     positions = np.array([header.image_position_patient for header in headers])
     depths = positions @ normal  # frames and files may come in any order
     order = np.argsort(depths, kind="stable")
     sideways = positions - np.outer(depths, normal)
+    between_rows, between_columns = pair_of(first.pixel_spacing or ())
     _refuse_if(
         (
-            *_shear(sideways[order], pair_of(first.pixel_spacing or ())),
+            *_shear(sideways[order], min(between_rows, between_columns)),
             *_unevenness(np.diff(depths[order]), spacing_tolerance),
         )
     )
     spacing, warnings = _slice_spacing(first, depths[order])
     in_order = [headers[index] for index in order]
+    affine = np.eye(4)
+    affine[:3, 0] = normal * spacing
+    affine[:3, 1] = column * between_rows
+    affine[:3, 2] = row * between_columns
+    affine[:3, 3] = in_order[0].image_position_patient
     return Volume(
         stored_values=_reordered(planes, order),
-        geometry=_geometry(in_order, spacing),
+        affine=affine,
+        spacing_mm=(spacing, between_rows, between_columns),
         sop_instance_uids=tuple(header.sop_instance_uid for header in in_order),
         modality=first.modality,
         photometric_interpretation=first.photometric_interpretation,
@@ -186,6 +204,7 @@ def _assembled(
         slice_thicknesses_mm=tuple(header.slice_thickness for header in in_order),
         value_range=value_range(first),
         has_contrast=any(header.has_contrast for header in headers),
+        frame_of_reference_uid=first.frame_of_reference_uid,
     )
 
 
@@ -214,7 +233,7 @@ def _differences(headers: list[ImageHeader]) -> tuple[str, ...]:
     found = []
     if np.abs(cosines - cosines[0]).max() > _COSINE_TOLERANCE:
         found.append("the images of the series are not parallel")
-    if not np.allclose(spacings, spacings[0], rtol=1e-4, atol=0):
+    if (np.abs(spacings - spacings[0]) > _SPACING_TOLERANCE * np.abs(spacings[0])).any():
         found.append("the images of the series differ in pixel spacing")
     for what, values in {
         "frame of reference": {h.frame_of_reference_uid for h in headers},
@@ -237,7 +256,7 @@ def _check_lengths(headers: list[ImageHeader]) -> None:
         if lengths != (3, 6, 2):
             raise RejectedError("a position, orientation or spacing has a wrong count of values")
         values = (*(position or ()), *(orientation or ()), *(header.pixel_spacing or ()))
-        if not np.isfinite(values).all():
+        if not all(map(math.isfinite, values)):
             raise RejectedError("a position, orientation or spacing is not a finite number")
 
 
@@ -245,16 +264,23 @@ def _directions(header: ImageHeader) -> tuple[NDArray[np.float64], NDArray[np.fl
     """Unit vectors along a row and down a column (PS3.3 C.7.6.2.1.1)."""
     cosines = np.array(header.image_orientation_patient, dtype=np.float64)
     row, column = cosines[:3], cosines[3:]
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if abs(row @ column) > 1e-3 or not np.allclose(lengths, 1.0, atol=1e-3):  # noqa: PLR2004
+    lengths = math.hypot(*row), math.hypot(*column)
+    is_unit = all(abs(length - 1.0) <= _LENGTH_TOLERANCE for length in lengths)
+    if abs(row @ column) > _LENGTH_TOLERANCE or not is_unit:
         raise RejectedError("ImageOrientationPatient is not two orthogonal unit vectors")
     return row / lengths[0], column / lengths[1]
 
 
-def _shear(sideways: NDArray[np.float64], pixel_spacing: tuple[float, float]) -> tuple[str, ...]:
+def _cross(row: NDArray[np.float64], column: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For two vectors ``np.cross`` takes twenty times as long."""
+    (a, b, c), (d, e, f) = row.tolist(), column.tolist()
+    return np.array((b * f - c * e, c * d - a * f, a * e - b * d))
+
+
+def _shear(sideways: NDArray[np.float64], smallest_spacing: float) -> tuple[str, ...]:
     """``sideways``: (slices, 3) positions projected into the plane of the slices, mm."""
     drift = float(np.linalg.norm(sideways - sideways[0], axis=1).max())
-    if drift <= _SHEAR_TOLERANCE * min(pixel_spacing):
+    if drift <= _SHEAR_TOLERANCE * smallest_spacing:
         return ()
     reason = "the slices are not stacked at right angles to their plane (gantry tilt)"
     return (f"{reason}: they shift by {drift:.1f} mm sideways",)
@@ -295,20 +321,3 @@ def _reordered(planes: NDArray[Any], order: NDArray[np.intp]) -> NDArray[Any]:
     if np.array_equal(order, ascending[::-1]):
         return planes[::-1]
     return planes[order]
-
-
-def _geometry(headers: list[ImageHeader], spacing: float) -> Any:
-    first = headers[0]
-    row, column = _directions(first)
-    between_rows, between_columns = pair_of(first.pixel_spacing or ())
-    affine = np.eye(4)
-    affine[:3, 0] = np.cross(row, column) * spacing
-    affine[:3, 1] = column * between_rows
-    affine[:3, 2] = row * between_columns
-    affine[:3, 3] = first.image_position_patient
-    return _volume_geometry(
-        affine=affine,
-        spatial_shape=(len(headers), first.rows, first.columns),
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=first.frame_of_reference_uid or None,
-    )
