@@ -30,7 +30,7 @@ demo: $(VENV)/.installed ## send two studies through a hub of its own and check 
 	$(BIN)/caidx demo $(ARGS)
 
 test: peers $(VENV)/.installed-dev ## every test but the long ones, against real peers
-	$(PYTEST) -m "not soak" $(ARGS)
+	$(if $(strip $(ARGS)),$(PYTEST) -m "not soak" $(ARGS),$(BIN)/python -m tests)
 
 check: $(VENV)/.installed-dev ## format, lint, types, import rules, size budget
 	$(BIN)/ruff format --check .

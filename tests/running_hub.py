@@ -29,9 +29,10 @@ from ruamel.yaml import YAML
 
 from hub.bootstrap.clock import SystemClock
 from hub.domain.access import Scope
+from hub.errors import TransientError
 from hub.store import workers
 from hub.store.api_keys import KeyRing
-from hub.store.database import Database, open_database, sqlite_url
+from hub.store.database import Database, open_database, schema_version, sqlite_url
 from hub.store.journal import Journal
 from hub.store.overview import StudyTimeline, study_timeline
 from tests.peers import dcmtk, free_port
@@ -183,7 +184,7 @@ class RunningHub:
         return [child for child in children if "spawn_main" in " ".join(_command_line(child))]
 
     def wait_until_ready(self) -> None:
-        """Return when the source listens and as many workers as wanted are at work."""
+        """Return when the tables are there, the source listens and all workers are at work."""
         wait_for(self.is_ready, "the hub to start", START_TIMEOUT, self.log_text)
 
     # --- in --------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ class RunningHub:
     # --- how ---------------------------------------------------------------------------------
 
     def is_ready(self) -> bool:
-        """Whether the source listens and as many workers as wanted are at work."""
+        """Whether the source listens, and the tables and as many workers as wanted are there."""
         for name, process in self._processes.items():
             assert process.poll() is None, f"{name} ended at once:\n{self.log_text()}"
         running = self._processes
@@ -303,13 +304,19 @@ class RunningHub:
             return False
         if (supervised or "web" in running) and not _listens(self.http_port):
             return False
-        names = [name for name in running if name.startswith("worker")]
-        return self._alive_workers() >= (self.options.workers if supervised else len(names))
+        workers_of_ours = sum(name.startswith("worker") for name in running)
+        wanted = self.options.workers if supervised else workers_of_ours
+        return self._has_tables() and self._alive_workers() >= wanted
+
+    def _has_tables(self) -> bool:
+        if self.options.database_url is None and not (self.data / "caidx.sqlite").exists():
+            return False
+        with suppress(TransientError):
+            return len(set(schema_version(self.database))) == 1
+        return False
 
     def _alive_workers(self) -> int:
-        if self.options.database_url is None and not (self.data / "caidx.sqlite").exists():
-            return 0
-        with suppress(sa.exc.SQLAlchemyError), self.database.read() as connection:
+        with suppress(TransientError), self.database.read() as connection:
             present = workers.present(connection, "worker")
             return sum(psutil.pid_exists(process.pid) for process, _ in present)
         return 0

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+_PORTS = range(12_000, 32_768)
+"""Below those of clients (ip(7), ip_local_port_range), above all that browsers refuse."""
 
 
 class MissingPeerError(Exception):
@@ -32,7 +37,15 @@ def find_tool(name: str, package: str, *folders: Path) -> str:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nothing listens on, and that stays so until somebody binds it.
+
+    It is none of those that the system gives to clients, nor one that a test at work beside this
+    one (pytest-xdist) can get.
+    """
+    others = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = secrets.choice(_PORTS[own::others])
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

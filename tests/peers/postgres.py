@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,22 @@ ROLE = "caidx"
 
 
 class Postgres:
-    """One cluster; ``stop``, ``kill`` and ``start`` keep its data and its port."""
+    """One cluster; ``stop``, ``kill`` and ``start`` keep its data and its port.
 
-    def __init__(self, folder: Path) -> None:
+    One that is not ``durable`` leaves to the operating system when data go to the disk: what was
+    committed outlives the server's processes, but no power cut.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self.folder = folder
+        self._settings = [] if durable else ["-c", "fsync=off"]
         self.port = free_port()
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._as_user = _unprivileged(folder)
         initdb = _program("initdb")
         options = ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=trust", f"--username={ROLE}"]
+        options += [] if durable else ["--no-sync"]
         done = subprocess.run(
             [initdb, *options, f"--pgdata={self._data}"],
             check=False,
@@ -63,7 +70,7 @@ class Postgres:
         arguments = ["-D", str(self._data), "-h", "127.0.0.1", "-p", str(self.port)]
         with (self.folder / "postgres.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_program("postgres"), *arguments, "-k", str(self.folder)],
+                [_program("postgres"), *arguments, "-k", str(self.folder), *self._settings],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -135,13 +142,13 @@ def _unprivileged(folder: Path) -> dict[str, Any]:
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """One cluster for the whole run; a test that stops it starts it again."""
+@contextmanager
+def cluster(*, durable: bool = True) -> Iterator[Postgres]:
+    """A running cluster that is thrown away at the end."""
     # Not under pytest's own folder: that is closed to the user postgres.
     folder = Path(tempfile.mkdtemp(prefix="caidx-pg-"))
     try:
-        server = Postgres(folder)
+        server = Postgres(folder, durable=durable)
         server.start()
         yield server
         server.stop()
@@ -149,14 +156,28 @@ def postgres() -> Iterator[Postgres]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def database_in(server: Postgres, *, template: str = "template1") -> Iterator[str]:
+    """The URL of a fresh database, which is dropped at the end."""
+    if not server.running:
+        server.start()
+    name = f"test_{uuid.uuid4().hex}"
+    server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    yield server.database_url(name)
+    if not server.running:
+        server.start()
+    server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One cluster for the whole run; a test that stops it starts it again."""
+    with cluster() as server:
+        yield server
+
+
 @pytest.fixture
 def postgres_database(postgres: Postgres) -> Iterator[str]:
     """The URL of a fresh, empty database."""
-    if not postgres.running:
-        postgres.start()
-    name = f"test_{uuid.uuid4().hex}"
-    postgres.execute(f'CREATE DATABASE "{name}"')
-    yield postgres.database_url(name)
-    if not postgres.running:
-        postgres.start()
-    postgres.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    with database_in(postgres) as url:
+        yield url

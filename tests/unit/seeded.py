@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from hub.domain.audit import AuditEvent
 from hub.store import audit, schema
 from hub.store.alerts import raise_alert
-from hub.store.database import Database, migrate, open_database, sqlite_url
+from hub.store.database import Database
 from hub.store.workers import ProcessIdentity, register
 from tests.builders import PATIENT, RECEIVED_AT
+from tests.migrated import migrated_sqlite
 
 ASSESSED, UNMATCHED, RECEIVING = "1.2.3.1", "1.2.3.2", "1.2.3.3"
 REQUEST, DELIVERED, DEAD = "a" * 32, "delivery-1", "delivery-2"
@@ -26,8 +27,7 @@ class FixedClock:
 
 
 def seeded_database(folder: Path) -> Database:
-    database = open_database(sqlite_url(folder / "caidx.sqlite"))
-    migrate(database)
+    database = migrated_sqlite(folder / "caidx.sqlite")
     seed(database)
     return database
 

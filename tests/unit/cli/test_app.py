@@ -105,6 +105,39 @@ def test_a_model_that_no_package_ships_is_found_before_start(caidx: Caidx) -> No
     assert "no installed package ships it" in caidx.err
 
 
+def test_a_route_to_a_model_that_is_not_registered_yet_is_a_warning(seeded: Caidx) -> None:
+    seeded.file.write_text("models: []\nroutes:\n  - {name: a, when: 'true', model: later}\n")
+    assert "0 models, 1 routes" in seeded("config", "check"), "the exit status is 0"
+    (told,) = seeded.err.splitlines()
+    assert told.startswith(f"warning {seeded.file}:3: routes.0.model: there is no model later; ")
+    assert "route.model-unknown" in told
+    assert "caidx model register" in told
+    found = seeded.json("config", "check")
+    assert (found["ok"], found["problems"]) == (True, [])
+    (warning,) = found["warnings"]
+    assert f"warning {warning}" == told
+
+
+def test_mistakes_beside_such_a_route_are_mistakes(caidx: Caidx) -> None:
+    caidx.file.write_text(
+        "models: []\nroutes:\n  - {name: a, when: 'tru', model: later, deliver_to: [x]}\n"
+    )
+    fields = [one["field"] for one in caidx.json("config", "check", status=2)["problems"]]
+    assert fields == ["routes.0.when", "routes.0.deliver_to.0"]
+
+
+def test_nothing_is_said_of_routes_while_nobody_knows_which_models_are_registered(
+    caidx: Caidx,
+) -> None:
+    nowhere = "postgresql://caidx@127.0.0.1:9/none"
+    caidx.file.write_text(
+        f"database: {{url: '{nowhere}'}}\n"
+        "models: []\nroutes:\n  - {name: a, when: 'true', model: later}\n"
+    )
+    (warning,) = caidx.json("config", "check")["warnings"]
+    assert warning.startswith("registered models are not known: ")
+
+
 def test_a_configuration_that_is_not_there_is_told(caidx: Caidx) -> None:
     caidx.file = caidx.folder / "none.yaml"
     caidx("study", "list", status=2)

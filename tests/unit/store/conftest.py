@@ -8,22 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from hub.store.database import Database, migrate, open_database, sqlite_url
+from hub.store.database import Database, open_database
 from hub.store.index_batch import QuietTimes
 from tests.fakes import FrozenClock
+from tests.migrated import migrated_sqlite
 from tests.stored import StoreBench
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """The hub's schema on SQLite and on a real PostgreSQL."""
-    url = (
-        sqlite_url(tmp_path / "hub.sqlite")
+    opened = (
+        migrated_sqlite(tmp_path / "hub.sqlite")
         if request.param == "sqlite"
-        else request.getfixturevalue("postgres_database")
+        else open_database(request.getfixturevalue("migrated_postgres_database"))
     )
-    opened = open_database(url)
-    migrate(opened)
     yield opened
     opened.close()
 

@@ -26,7 +26,7 @@ from hub.errors import IntegrityError, RejectedError, TransientError
 from hub.formats.ct_phantom import chest_phantom
 from hub.ports import AFTER_COMMIT, Job
 from hub.store import audit, deliveries, patients, results
-from hub.store.database import Database, migrate, open_database
+from hub.store.database import Database, open_database
 from hub.store.delivery_ledger import SETTLED
 from hub.store.journal import Journal
 from hub.store.quarantine import Quarantine
@@ -45,8 +45,7 @@ STUDIES = 3
 
 @pytest.fixture
 def postgres(request: pytest.FixtureRequest) -> Iterator[Database]:
-    opened = open_database(request.getfixturevalue("postgres_database"))
-    migrate(opened)
+    opened = open_database(request.getfixturevalue("migrated_postgres_database"))
     yield opened
     opened.close()
 

@@ -14,11 +14,11 @@ import pytest
 from hub.domain.access import Scope
 from hub.store import audit
 from hub.store.api_keys import ApiKey, KeyRing, KeyState
-from hub.store.database import migrate, open_database, sqlite_url
 from hub.store.journal import Journal
 from hub.web.key_holders import CACHE_SECONDS, REFUSALS_ARE_NOTED_EVERY, KeyHolders
 from hub.web.refusals import Refusal
 from tests.fakes import FrozenClock
+from tests.migrated import migrated_sqlite
 
 
 @dataclass
@@ -39,8 +39,7 @@ class Hall:
 
 @pytest.fixture
 def hall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
-    database = open_database(sqlite_url(tmp_path / "caidx.sqlite"))
-    migrate(database)
+    database = migrated_sqlite(tmp_path / "caidx.sqlite")
     clock = FrozenClock()
     made = Hall(KeyRing(database, Journal(clock, "web")), clock)
     real = KeyRing.key_of
