@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import compress
@@ -41,6 +42,10 @@ _NO_ANSWER = (Presence.NOT_ASSESSABLE, Presence.INDETERMINATE)
 
 Pairs = Sequence[tuple[str, str]]
 
+_one_at_a_time = threading.Lock()
+"""A font of reportlab cannot be used for two documents at the same time (``ttfonts.TTFont``): it
+reads its file at one position for all."""
+
 
 def render(
     request: InferenceRequest,
@@ -52,6 +57,19 @@ def render(
     related: Mapping[DocumentKind, Document],
 ) -> bytes:
     """A4 pages as PDF 1.4; the same input gives the same bytes. ``made_at`` is local time."""
+    with _one_at_a_time:
+        return _rendered(request, result, card, context, made_at=made_at, related=related)
+
+
+def _rendered(
+    request: InferenceRequest,
+    result: InferenceResult,
+    card: ModelCard,
+    context: EncodingContext,
+    *,
+    made_at: datetime,
+    related: Mapping[DocumentKind, Document],
+) -> bytes:
     style.register_fonts()
     buffer = io.BytesIO()
     title = f"{standing_title(context.report)}: {card.procedure.title}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from importlib.resources import as_file, files
 
@@ -35,10 +36,22 @@ ALERT_PANEL = HexColor("#fdf0e9")
 
 REGULAR, BOLD = "CaidxReport", "CaidxReport-Bold"
 
+_registering = threading.Lock()
+
 
 @cache
 def register_fonts() -> frozenset[int]:
-    """Make the embedded fonts known to reportlab; returns the code points that both have."""
+    """Make the embedded fonts known to reportlab; returns the code points that both have.
+
+    Once in a process: a font that is exchanged while a page is drawn with it numbers its letters
+    anew, and the page shows others.
+    """
+    with _registering:
+        return _registered()
+
+
+@cache
+def _registered() -> frozenset[int]:
     fonts = []
     for name, file in ((REGULAR, "DejaVuSansCondensed"), (BOLD, "DejaVuSansCondensed-Bold")):
         with as_file(files("hub.formats.fonts") / f"{file}.ttf") as path:
