@@ -107,7 +107,7 @@ class MemoryOrders:
             for one in reversed(self.values.values())
             if observation_id in ("", one.observation_id)
             and (patient is None or patient.key == one.patient.key)
-            and (identifier is None or identifier == one.identifier)
+            and (identifier is None or _is(one.identifier, identifier))
         ]
         return found[offset : offset + limit]
 
@@ -138,6 +138,13 @@ class MemoryOrders:
             raise RejectedError("it is over")
         self.placed[order_id] = replace(known, state=OrderState.CANCELLED, reasons=(reason,))
         return self.placed[order_id]
+
+
+def _is(identifier: tuple[str, str] | None, wanted: tuple[str, str]) -> bool:
+    """Without a system any one fits, as in the store."""
+    return (
+        identifier is not None and wanted[0] in ("", identifier[0]) and wanted[1] == identifier[1]
+    )
 
 
 def _has(order: Order, wanted: tuple[str, str]) -> bool:
@@ -219,6 +226,7 @@ class FhirSource:
 @contextmanager
 def fhir_source(
     *,
+    name: str = "ehr",
     issuers: Mapping[str, str] = ISSUERS,
     private_networks: tuple[str, ...] = (),
     stored: tuple[Orders, Reports] | None = None,
@@ -229,7 +237,7 @@ def fhir_source(
     intake = RecordingIntake()
     orders, reports, knowledge = MemoryOrders(), MemoryReports(), RecordedKnowledge()
     context = SourceContext(
-        name="ehr",
+        name=name,
         intake=intake,
         clock=StillClock(),
         knowledge=knowledge,  # type: ignore[arg-type]

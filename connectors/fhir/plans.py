@@ -33,6 +33,8 @@ ORDERS = ("Task", "ServiceRequest")
 READ = (*ORDERS, "Observation", "ImagingStudy", "Patient")
 """The types that the hub understands when they are sent."""
 _LINKED = ("replaced-by", "replaces")
+_MOST_OF_A_NAME = 50
+"""Orders with one identifier that are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +230,8 @@ class Planner:
     def _addressed(self, entry: Entry) -> PlacedOrder | None:
         if entry.resource_id:
             return self._orders.find(entry.resource_id)
-        found = self._placed_by(entry.query, f"{entry.where}.request.url")
+        kind = "" if entry.resource_type == "Task" else entry.resource_type
+        found = self._placed_by(entry.query, f"{entry.where}.request.url", kind)
         return found[0] if found else None
 
     # --- what is there already ------------------------------------------------------------
@@ -239,8 +242,8 @@ class Planner:
             return None
         place = f"{entry.where}.request.ifNoneExist" if entry.where else "If-None-Exist"
         if entry.resource_type in ORDERS:
-            placed = self._placed_by(entry.if_none_exist, place)
-            return next((one for one in placed if came_as(one.order) == entry.resource_type), None)
+            placed = self._placed_by(entry.if_none_exist, place, entry.resource_type)
+            return placed[0] if placed else None
         if entry.resource_type != "Observation":
             return None  # what is not kept is never there
         identifier = token_of(entry.if_none_exist, place)
@@ -248,8 +251,12 @@ class Planner:
         _check_single(found, place)
         return found[0] if found else None
 
-    def _placed_by(self, query: Sequence[tuple[str, str]], place: str) -> Sequence[PlacedOrder]:
-        found = self._orders.search(identifier=token_of(query, place), limit=2)
+    def _placed_by(
+        self, query: Sequence[tuple[str, str]], place: str, kind: str
+    ) -> Sequence[PlacedOrder]:
+        """The one order of an identifier that came as ``kind``; empty: as either."""
+        named = self._orders.search(identifier=token_of(query, place), limit=_MOST_OF_A_NAME)
+        found = [one for one in named if kind in ("", came_as(one.order))]
         _check_single(found, place)
         return found
 

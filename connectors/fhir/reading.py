@@ -201,17 +201,17 @@ class Reader:
     def _orders_of(
         self, wanted: Wanted, patient: PatientIdentity | None, limit: int, offset: int
     ) -> Sequence[Sequence[Json]]:
-        kind, named = wanted.resource_type, wanted.resource_id
-        if wanted.identifier and wanted.identifier[0] == ORDER_SYSTEM:
-            named = wanted.identifier[1]
-        if named:
+        kind, named, identifier = wanted.resource_type, wanted.resource_id, wanted.identifier
+        if identifier and identifier[0] == ORDER_SYSTEM:
+            named, identifier = identifier[1], None
+        if named and not wanted.based_on:  # which only the store can judge
             placed = self._orders.find(named) if _ORDER_ID.fullmatch(named) else None
             listed = [placed] if placed is not None and offset == 0 else []
         else:
             listed = list(
                 self._orders.search(
                     patient=patient,
-                    identifier=wanted.identifier,
+                    identifier=identifier,
                     based_on=wanted.based_on,
                     limit=limit,
                     offset=offset,
@@ -249,14 +249,14 @@ class Reader:
     def _queries(self, wanted: Wanted, patient: PatientIdentity | None) -> Iterator[ReportQuery]:
         """Which reports hold what is looked for."""
         kind = wanted.resource_type
-        if wanted.resource_id:
+        if wanted.based_on:
+            yield from self._based_on(wanted.based_on, patient)
+        elif wanted.resource_id:
             if _UUID.fullmatch(wanted.resource_id):
                 yield ReportQuery(patient=patient, resource=(kind, wanted.resource_id))
-        elif wanted.based_on:
-            yield from self._based_on(wanted.based_on, patient)
         elif wanted.target:
             target, _, name = wanted.target.partition("/")
-            yield ReportQuery(resource=(target, name))
+            yield ReportQuery(patient=patient, resource=(target, name))
         elif wanted.identifier:
             yield from _identified(kind, *wanted.identifier, patient)
         else:

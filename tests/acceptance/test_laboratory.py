@@ -103,9 +103,11 @@ def ward(
         placed = {
             name: client.place(task_of_values(f"T-{name}", person)) for name, person in five.items()
         }
-        tasks = {name: client.over(order_id) for name, order_id in placed.items()}
         for order_id in placed.values():
+            client.over(order_id)
             delivered(hub, order_id)
+        # when all reports are there: each Task has to name its own
+        tasks = {name: client.task(order_id) for name, order_id in placed.items()}
         yield Ward(module_fhir_server, hub, client, five, tasks)
     finally:
         hub.close()

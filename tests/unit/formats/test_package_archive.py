@@ -130,6 +130,18 @@ def test_a_bomb_that_lies_about_its_size_is_cut_off() -> None:
     assert sum(map(len, read)) <= 100
 
 
+def test_a_member_that_is_shorter_than_it_says_is_refused() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as made:
+        made.writestr("a", b"content")
+    content = bytearray(file.getvalue())
+    for signature, size in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = content.index(signature) + size
+        content[at : at + 4] = struct.pack("<I", 100)
+    with pytest.raises(ConfigError, match="a: has another length than it says"):
+        b"".join(opened(io.BytesIO(content)).chunks("a"))
+
+
 def test_many_members_are_refused() -> None:
     many = {f"f{number}": b"" for number in range(MOST_MEMBERS + 1)}
     assert "members; at most 1000" in refusal(archive(**many))

@@ -8,6 +8,7 @@ import pytest
 
 from hub.domain.model_runtime import Artefact
 from hub.errors import ConfigError
+from hub.store.package_store import OfferedFolder, PackageStore
 from hub.store.packages import artefact_path, read_package
 from tests.unit.adapters.toy_models import MANIFEST, write_package
 
@@ -32,6 +33,49 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert "toy.onnx cannot be read: No such file" in refusal(tmp_path)
+
+
+def test_each_file_beside_the_graph_is_the_pinned_one(tmp_path: Path) -> None:
+    (tmp_path / "toy.onnx").write_bytes(b"graph")
+    (tmp_path / "w.bin").write_bytes(b"other weights")
+    pinned = hashlib.sha256(b"weights").hexdigest()
+    entry = f'  external_data: [{{path: w.bin, sha256: "{pinned}"}}]\n  inputs:'
+    text = MANIFEST.replace("%TIMEOUT%", "5").replace("  inputs:", entry)
+    graph = hashlib.sha256(b"graph").hexdigest()
+    (tmp_path / "model.yaml").write_text(text.replace("%SHA%", graph))
+    with pytest.raises(ConfigError, match=r"w\.bin has the digest .*: not the file"):
+        read_package(tmp_path)
+
+
+def test_a_whole_package_that_took_the_place_of_another_is_found_out(tmp_path: Path) -> None:
+    """It is all right in itself, and not what a person activated."""
+    write_package(tmp_path / "brought", b"graph")
+    store = PackageStore(tmp_path / "models")
+    with store.taking(OfferedFolder(tmp_path / "brought")) as package:
+        kept = store.keep(package)
+    manifest = kept.directory / "model.yaml"
+    kept.directory.chmod(0o700)
+    manifest.chmod(0o600)
+    manifest.write_text(manifest.read_text().replace("name: Toy", "name: Other"))
+    for read in (store.read, store.card):
+        with pytest.raises(ConfigError, match="is another one than was registered"):
+            read(kept.key.sha256)
+
+
+def test_the_files_of_a_package_share_its_limit(tmp_path: Path) -> None:
+    folder, weights = tmp_path / "brought", b"w" * 600
+    write_package(folder, b"g" * 600)
+    (folder / "w.bin").write_bytes(weights)
+    entry = f'  external_data: [{{path: w.bin, sha256: "{hashlib.sha256(weights).hexdigest()}"}}]'
+    manifest = folder / "model.yaml"
+    manifest.write_text(manifest.read_text().replace("  inputs:", f"{entry}\n  inputs:"))
+    with PackageStore(tmp_path / "enough", maximum_bytes=1200).taking(OfferedFolder(folder)):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"w\.bin is larger than any may be"),
+        PackageStore(tmp_path / "little", maximum_bytes=1199).taking(OfferedFolder(folder)),
+    ):
+        pass
 
 
 def test_a_link_out_of_the_package_is_refused(tmp_path: Path) -> None:

@@ -144,6 +144,23 @@ def test_a_request_that_cannot_be(source: FhirSource, name: str) -> None:
         assert "Allow" in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", "Task/1", "not-found"),
+        ("GET", "Encounter/1", "not-found"),
+        ("GET", "Task?_format=xml", "not-supported"),
+        ("GET", "Task?_count=many", "value"),
+        ("GET", "Task?colour=red", "not-supported"),
+        ("DELETE", "Task/1", "not-supported"),
+    ],
+)
+def test_the_code_of_an_outcome(source: FhirSource, method: str, path: str, code: str) -> None:
+    headers = {"Prefer": "handling=strict"}
+    answer = source.client.request(method, f"{source.url}/{path}", headers=headers)
+    assert [issue["code"] for issue in answer.json()["issue"]] == [code]
+
+
 def test_what_is_not_sent_to_the_end_harms_nobody(source: FhirSource) -> None:
     def pieces() -> Iterator[bytes]:
         yield b'{"resourceType":'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -228,12 +228,27 @@ def test_conditional_create(source: FhirSource, resource: Json) -> None:
     assert statuses(source.post(message)) == ["200"]
 
 
-def test_several_that_fit_a_condition_are_an_error(source: FhirSource) -> None:
-    source.post(task(identifier=[{"system": "urn:a", "value": "T-1"}]))
-    source.post(task(identifier=[{"system": "urn:b", "value": "T-1"}]))
-    answer = source.post(task(), If_None_Exist="identifier=T-1")
+@pytest.mark.parametrize("make", [task, observation])
+def test_several_that_fit_a_condition_are_an_error(
+    source: FhirSource, make: Callable[..., Json]
+) -> None:
+    for system in ("urn:a", "urn:b"):
+        made = source.post(make(identifier=[{"system": system, "value": "T-1"}]))
+        assert made.status_code == 201
+    answer = source.post(make(), If_None_Exist="identifier=T-1")
     assert answer.status_code == 412
     assert answer.json()["issue"][0]["code"] == "multiple-matches"
+
+
+def test_a_condition_is_about_resources_of_its_own_type(source: FhirSource) -> None:
+    """One number may name the request and the Task that fulfils it."""
+    named = [{"system": "urn:a", "value": "N-1"}]
+    for expected in (201, 200):
+        for one in (task(identifier=named), service_request(identifier=named)):
+            answer = source.post(one, If_None_Exist="identifier=urn:a|N-1")
+            assert answer.status_code == expected, answer.text
+            assert answer.json()["resourceType"] == one["resourceType"]
+    assert len(source.orders.placed) == 2
 
 
 @pytest.mark.parametrize("condition", ["status=final", "identifier=", "identifier=a|1&code=2"])

@@ -510,6 +510,7 @@ def test_an_order_is_taken_back(source: FhirSource, way: str) -> None:
         headers=kind | {"Content-Type": "application/fhir+json"},
     )
     assert again.status_code == 409
+    assert again.json()["issue"][0]["code"] == "conflict"
 
 
 @pytest.mark.parametrize(

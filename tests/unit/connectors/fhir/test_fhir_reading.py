@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +15,7 @@ from connectors.fhir.parameters import SEARCHES, Wanted
 from hub.domain.order import OrderState
 from hub.formats.fhir_bundle_view import objects_in
 from hub.formats.fhir_facade import SHOWN, resources_in
-from tests.fhir_source import FhirSource, fhir_source, outcome_texts
+from tests.fhir_source import NOW, FhirSource, fhir_source, outcome_texts
 from tests.unit.connectors.fhir.messages import UID, observation, service_request, task
 from tests.unit.connectors.fhir.reports import ISSUERS, another, hold
 from tests.unit.formats.fhir_bundles import CASES, PATIENT_SYSTEM
@@ -96,6 +97,14 @@ def test_every_type_is_read_by_its_id(source: FhirSource, kind: str) -> None:
     assert source.get(f"{other}/{expected['id']}").status_code == 404
 
 
+def test_each_of_several_is_found_by_its_own_id(source: FhirSource) -> None:
+    every = resources_in(hold(source, "critical"), "Observation")
+    assert len(every) > 1
+    for one in every:
+        assert source.get(f"Observation/{one['id']}").json() == one
+        assert found(source, f"Observation?_id={one['id']}") == [one]
+
+
 def test_what_the_client_has_already_is_not_sent(source: FhirSource) -> None:
     (device,) = resources_in(hold(source, "critical"), "Device")
     path = f"Device/{device['id']}"
@@ -136,9 +145,21 @@ def test_the_status_of_an_order_follows_it(source: FhirSource, state: OrderState
     assert shown["businessStatus"]["text"]
 
 
+def test_the_version_of_a_task_grows_with_its_order(source: FhirSource) -> None:
+    location = source.post(task()).headers["Location"].split("/_history")[0]
+    (order_id,) = source.orders.placed
+    before, placed = source.client.get(location).headers, source.orders.placed[order_id]
+    source.orders.placed[order_id] = replace(placed, changed_at=NOW + timedelta(seconds=1))
+    shown = source.client.get(location, headers={"If-None-Match": before["ETag"]})
+    assert shown.status_code == 200
+    assert shown.headers["ETag"] != before["ETag"]
+    assert shown.headers["Last-Modified"] == "Sun, 22 Nov 2026 10:00:01 GMT"
+
+
 def test_an_order_names_its_reports_when_there_are_some(source: FhirSource) -> None:
     location = source.post(task()).headers["Location"]
     (order_id,) = source.orders.placed
+    hold(source, "critical")  # which nobody ordered
     assert "output" not in source.client.get(location).json()
     report = hold(source, "critical", order_id=order_id)
     (made,) = resources_in(report, "DiagnosticReport")
@@ -258,6 +279,19 @@ def test_orders_by_every_identifier_that_they_have(source: FhirSource) -> None:
     assert [one["id"] for one in found(source, f"Task?_id={order_id}")] == [order_id]
 
 
+def test_all_parameters_have_to_fit(source: FhirSource) -> None:
+    source.post(task(basedOn=[{"reference": "ServiceRequest/12"}]))
+    (order_id,) = source.orders.placed
+    (made,) = resources_in(hold(source, "critical", order_id=order_id), "DiagnosticReport")
+    for named in (f"_id={order_id}", f"identifier=urn:caidx:orders|{order_id}"):
+        assert len(found(source, f"Task?{named}&based-on=ServiceRequest/12")) == 1
+        assert found(source, f"Task?{named}&based-on=ServiceRequest/13") == []
+    report = f"DiagnosticReport?_id={made['id']}"
+    assert found(source, f"{report}&based-on=Task/{order_id}") == [made]
+    assert found(source, f"{report}&based-on=ServiceRequest/13") == []
+    assert found(source, f"{report}&status=final") == []
+
+
 def test_by_status_and_code(source: FhirSource) -> None:
     hold(source, "critical")
     source.post(observation())
@@ -340,11 +374,14 @@ def test_a_patient_sees_nothing_of_another(source: FhirSource) -> None:
     source.post(observation())
     (made,) = resources_in(report, "DiagnosticReport")
     stranger = f"patient:identifier={_token(PATIENT_SYSTEM, 'stranger')}"
+    more = ["", "&identifier=T-1", "&based-on=ServiceRequest/1"]
+    more += [f"&target=DiagnosticReport/{made['id']}"]
     for kind, names in SEARCHES.items():
         if "patient" not in names:
             continue
-        for more in ("", f"&_id={made['id']}", "&identifier=T-1", "&based-on=ServiceRequest/1"):
-            assert found(source, f"{kind}?{stranger}{more}") == [], (kind, more)
+        shown = resources_in(report, kind) if kind in SHOWN else []
+        for also in (*more, *(f"&_id={one['id']}" for one in shown)):
+            assert found(source, f"{kind}?{stranger}{also}") == [], (kind, also)
 
 
 def test_a_patient_of_an_unknown_issuer_is_nobody_elses() -> None:
