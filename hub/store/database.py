@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ VERSION_TABLE = "caidx_schema_version"
 SCHEMA_VERSION = "0004"
 """The last of the migrations: what this program needs."""
 _ENGINE_SCHEMA, _ENGINE_VERSION_TABLE = "dbos", "dbos_migrations"
+_AT_ONCE = 1000
+"""Values that one statement names."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 _alembic_config = at_first_call("alembic.config:Config")
@@ -102,6 +104,25 @@ def insert_new(connection: sa.Connection, table: sa.Table, **values: object) -> 
     return connection.execute(statement.returning(*table.primary_key)).first() is not None
 
 
+def insert_new_rows(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]
+) -> list[tuple[Any, ...]]:
+    """Insert the rows whose primary keys are not there yet, many with one statement; returns the
+    keys of those that were inserted. All rows name the same columns."""
+    if not rows:
+        return []
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table).on_conflict_do_nothing().returning(*table.primary_key)
+    return [tuple(key) for key in connection.execute(statement, rows)]
+
+
+def parts(keys: Iterable[str]) -> Iterator[list[str]]:
+    """Keys for ``IN``: as many as one statement takes, in the order of their code points."""
+    ordered = sorted(keys)
+    for start in range(0, len(ordered), _AT_ONCE):
+        yield ordered[start : start + _AT_ONCE]
+
+
 def open_database(url: str, *, pool_size: int = 10) -> Database:
     """Connect; the schema is not touched (see ``migrate``)."""
     if url.startswith("sqlite"):
@@ -160,17 +181,26 @@ def _version_in(connection: sa.Connection) -> str | None:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Around a transaction whose values come from outside.
+    """Around a transaction whose values come from outside. What is no fault of the values goes on
+    as it is: whoever sent them must not be told that they are wrong.
 
     Raises:
         RejectedError: the database is there and does not take them.
     """
     try:
         yield
-    except (sa.exc.StatementError, ValueError) as error:
+    except (sa.exc.StatementError, UnicodeError) as error:
+        if not _is_of_the_values(error):
+            raise
         # As below, without the values.
         name = type(error.__cause__ or error).__name__
         raise RejectedError(f"the database does not take it: {name}") from error
+
+
+def _is_of_the_values(error: sa.exc.StatementError | UnicodeError) -> bool:
+    """And not of the statement, of the database, or of what it holds already. What no driver can
+    even encode has no class of its own."""
+    return isinstance(error, sa.exc.DataError) or not isinstance(error, sa.exc.DBAPIError)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from hub.domain.coding import Code
 from hub.domain.identity import PatientIdentity
 from hub.domain.observation import Observation
 from hub.domain.study import EvidenceKind, Study, StudyKey
-from hub.store.database import insert_new
+from hub.store.database import insert_new, parts
 from hub.store.schema import studies, study_revisions
 from hub.store.schema_orders import case_observations, observations
 
@@ -24,82 +24,18 @@ _SEVERAL = TypeAdapter(tuple[Observation, ...])
 
 
 # --- values that sources sent ----------------------------------------------------------------
-
-
-def keep(connection: sa.Connection, value: Observation, at: datetime) -> bool:
-    """Record a value; what the same resource said before is replaced. False when just this is on
-    record already.
-
-    A resource that says again what it said before something else holds again.
-    """
-    is_new = insert_new(
-        connection,
-        observations,
-        observation_id=value.observation_id,
-        patient_id=value.patient.patient_id,
-        issuer_of_patient_id=value.patient.issuer_of_patient_id,
-        source=value.source,
-        reference=value.reference,
-        identifier_sha256=_digest(value.identifier),
-        content=_ONE.dump_python(value, mode="json"),
-        effective_at=value.effective_at,
-        received_at=at,
-    )
-    if not is_new and not _revive(connection, value, at):
-        return False
-    for is_alike in _alike(value):  # one at a time: each has an index
-        connection.execute(
-            sa.update(observations)
-            .where(
-                is_alike,
-                _is_told_by_the_same(value),
-                observations.c.observation_id != value.observation_id,
-                observations.c.replaced_at.is_(None),
-            )
-            .values(replaced_at=at)
-        )
-    return True
-
-
-def _revive(connection: sa.Connection, value: Observation, at: datetime) -> bool:
-    """A value that was replaced is said again."""
-    done = connection.execute(
-        sa.update(observations)
-        .where(
-            observations.c.observation_id == value.observation_id,
-            observations.c.replaced_at.is_not(None),
-        )
-        .values(replaced_at=None, received_at=at)
-    )
-    return done.rowcount == 1
-
-
-def _alike(value: Observation) -> Iterator[sa.ColumnElement[bool]]:
-    """Where it stands, and its business identifier."""
-    if value.reference:
-        yield observations.c.reference == value.reference
-    if value.identifier is not None:
-        yield _is_identified(value.identifier)
+# `hub.store.observation_versions` records them.
 
 
 def _is_identified(identifier: tuple[str, str]) -> sa.ColumnElement[bool]:
     """By the index of the value; the few that are found have their systems compared."""
     system = observations.c.content[("identifier", 0)].as_string()
-    found = observations.c.identifier_sha256 == _digest(identifier)
+    found = observations.c.identifier_sha256 == digest_of(identifier)
     return sa.and_(found, system == identifier[0])
 
 
-def _is_told_by_the_same(value: Observation) -> sa.ColumnElement[bool]:
-    """Of the same sender, whoever the patient was said to be; or of the same patient."""
-    table = observations.c
-    of_patient = sa.and_(
-        table.patient_id == value.patient.patient_id,
-        table.issuer_of_patient_id == value.patient.issuer_of_patient_id,
-    )
-    return sa.or_(table.source == value.source, of_patient)
-
-
-def _digest(identifier: tuple[str, str] | None) -> str:
+def digest_of(identifier: tuple[str, str] | None) -> str:
+    """Of the value of a business identifier, of any length, to find it by; empty without one."""
     return "" if identifier is None else hashlib.sha256(identifier[1].encode()).hexdigest()
 
 
@@ -178,7 +114,7 @@ def search(
         if patient.issuer_of_patient_id:
             query = query.where(table.issuer_of_patient_id == patient.issuer_of_patient_id)
     if identifier is not None:
-        by_value = table.identifier_sha256 == _digest(identifier)
+        by_value = table.identifier_sha256 == digest_of(identifier)
         query = query.where(_is_identified(identifier) if identifier[0] else by_value)
     query = query.order_by(table.received_at.desc(), table.observation_id)
     rows = connection.execute(query.limit(limit).offset(offset))
@@ -281,6 +217,23 @@ def latest_case(connection: sa.Connection, study_instance_uid: str) -> StudyKey 
         )
     ).scalar()
     return None if number is None else StudyKey(study_instance_uid, number)
+
+
+def latest_cases(
+    connection: sa.Connection, study_instance_uids: Iterable[str]
+) -> dict[str, tuple[Observation, ...]]:
+    """The values of the last revision of each of these cases; none of those that were deleted."""
+    table = case_observations.c
+    later = case_observations.alias("later").c
+    is_last = ~sa.exists().where(
+        later.study_instance_uid == table.study_instance_uid, later.revision > table.revision
+    )
+    query = sa.select(case_observations).where(is_last, table.purged_at.is_(None))
+    return {
+        row.study_instance_uid: values_of(row)
+        for some in parts(study_instance_uids)
+        for row in connection.execute(query.where(table.study_instance_uid.in_(some)))
+    }
 
 
 def made_at(connection: sa.Connection, key: StudyKey) -> datetime | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,11 +16,11 @@ from pydantic import TypeAdapter
 from hub.domain.inference import Outcome
 from hub.domain.order import OPEN_ORDERS, Order, OrderState
 from hub.ports import Job, Jobs, OrderedRequest
-from hub.store.database import insert_new
+from hub.store.database import insert_new, insert_new_rows
 from hub.store.journal import Journal
 from hub.store.results import OPEN_STATES, RequestState
 from hub.store.schema import requests, results, studies
-from hub.store.schema_orders import order_requests, orders
+from hub.store.schema_orders import order_names, order_requests, orders
 
 ORDER_JOB, ORDER_QUEUE = "order", "orders"
 HUB = "caidx"
@@ -51,27 +52,32 @@ class OrderRow:
 # --- rows ------------------------------------------------------------------------------------
 
 
-def add(connection: sa.Connection, order: Order, at: datetime) -> bool:
-    """Record an order; False when its identifier is on record already."""
-    return insert_new(
-        connection,
-        orders,
-        order_id=order.order_id,
-        source=order.source,
-        subject=order.subject.value,
-        patient_id=order.patient.patient_id,
-        issuer_of_patient_id=order.patient.issuer_of_patient_id,
-        study_instance_uid=order.study_instance_uid,
-        route=order.route,
-        content=_ORDER.dump_python(order, mode="json"),
-        identifiers=list(_identifiers(order)),
-        state=OrderState.PLACED.value,
-        reasons=[],
-        ordered_at=order.ordered_at,
-        deadline_at=order.deadline,
-        received_at=at,
-        changed_at=at,
-    )
+def add(connection: sa.Connection, placed: Collection[Order], at: datetime) -> list[str]:
+    """Record orders; returns the identifiers of those that were not on record."""
+    rows = [_row_of(order, at) for order in placed]
+    new = [order_id for (order_id,) in insert_new_rows(connection, orders, rows)]
+    names = {order.order_id: _names(order) for order in placed}
+    insert_new_rows(connection, order_names, [row for name in new for row in names[name]])
+    return new
+
+
+def _row_of(order: Order, at: datetime) -> dict[str, object]:
+    return {
+        "order_id": order.order_id,
+        "source": order.source,
+        "subject": order.subject.value,
+        "patient_id": order.patient.patient_id,
+        "issuer_of_patient_id": order.patient.issuer_of_patient_id,
+        "study_instance_uid": order.study_instance_uid,
+        "route": order.route,
+        "content": _ORDER.dump_python(order, mode="json"),
+        "state": OrderState.PLACED.value,
+        "reasons": [],
+        "ordered_at": order.ordered_at,
+        "deadline_at": order.deadline,
+        "received_at": at,
+        "changed_at": at,
+    }
 
 
 def get(connection: sa.Connection, order_id: str, *, lock: bool = False) -> OrderRow | None:
@@ -139,6 +145,7 @@ def set_state(
 
 def drop(connection: sa.Connection, order_id: str) -> None:
     """Forget an order of the hub's own that no route has a use for."""
+    connection.execute(sa.delete(order_names).where(order_names.c.order_id == order_id))
     connection.execute(sa.delete(orders).where(orders.c.order_id == order_id))
 
 
@@ -179,26 +186,51 @@ def order_of_request(connection: sa.Connection, request_id: str) -> Order | None
     return None if content is None else _ORDER.validate_python(content)
 
 
-def _identifiers(order: Order) -> Iterable[str]:
-    """``system|value`` of it and of what it is based on, and the references of that."""
-    resource = _json(order.resource)
-    told = [_pair(one) for one in _list(resource.get("identifier"))]
-    told += [f"{s}|{v}" for s, v in (*_numbers(order),)]
+def found_by(identifier: tuple[str, str]) -> sa.ColumnElement[bool]:
+    """The orders that have an identifier, or are based on what has it; of any system where that is
+    empty."""
+    system, value = identifier
+    if system:
+        return named(f"{system}|{value}")
+    return _is_named(order_names.c.value_sha256 == _sha256(value))
+
+
+def named(name: str) -> sa.ColumnElement[bool]:
+    """The orders that have this identifier (``system|value``), or are based on what has it; or
+    that are based on what this refers to."""
+    return _is_named(order_names.c.name_sha256 == _sha256(name))
+
+
+def _is_named(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return orders.c.order_id.in_(sa.select(order_names.c.order_id).where(condition))
+
+
+def _names(order: Order) -> list[dict[str, object]]:
+    """What it is found by, as rows."""
+    found = {f"{system}|{value}": _sha256(value) for system, value in _identifiers(order)}
     for text in order.based_on:
-        reference = _json(text)
-        told.append(str(reference.get("reference", "")))
-        told.append(_pair(reference.get("identifier")))
-    return dict.fromkeys(one for one in told if one)
+        reference = str(_json(text).get("reference", ""))
+        found |= {reference: found.get(reference, "")} if reference else {}
+    return [
+        {"order_id": order.order_id, "name_sha256": _sha256(name), "value_sha256": value}
+        for name, value in found.items()
+    ]
 
 
-def _numbers(order: Order) -> Iterable[tuple[str, str]]:
-    return (pair for pair in (order.placer_order_number, order.filler_order_number) if pair)
+def _identifiers(order: Order) -> Iterator[tuple[str, str]]:
+    """System and value of its own, and of those of what it is based on."""
+    listed = [*_list(_json(order.resource).get("identifier"))]
+    listed += [_json(text).get("identifier") for text in order.based_on]
+    for one in listed:
+        if isinstance(one, dict) and one.get("value"):
+            yield str(one.get("system", "")), str(one["value"])
+    for pair in (order.placer_order_number, order.filler_order_number):
+        if pair:
+            yield pair
 
 
-def _pair(identifier: object) -> str:
-    if not isinstance(identifier, dict) or not identifier.get("value"):
-        return ""
-    return f"{identifier.get('system', '')}|{identifier['value']}"
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _json(text: str) -> Mapping[str, Any]:
@@ -309,7 +341,8 @@ def forget_before(connection: sa.Connection, before: datetime) -> int:
 
 def _forget(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> int:
     over = sa.select(orders.c.order_id).where(orders.c.state.not_in(_WAITING), *conditions)
-    connection.execute(sa.delete(order_requests).where(order_requests.c.order_id.in_(over)))
+    for table in (order_names, order_requests):
+        connection.execute(sa.delete(table).where(table.c.order_id.in_(over)))
     gone = connection.execute(sa.delete(orders).where(orders.c.order_id.in_(over)))
     return gone.rowcount
 

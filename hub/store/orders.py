@@ -6,8 +6,7 @@ what was refused left nothing.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
@@ -18,12 +17,21 @@ from hub.domain.order import OPEN_ORDERS, Order, OrderState, OrderSubject
 from hub.domain.routing import RouteMode
 from hub.errors import RejectedError
 from hub.ports import Jobs, OrderedRequest, PlacedOrder, Taken
-from hub.store import observations, order_rows, results
-from hub.store.database import Database, refusing
+from hub.store import (
+    abandoning,
+    deferred,
+    observation_versions,
+    observations,
+    order_rows,
+    results,
+)
+from hub.store.database import Database, parts, refusing
 from hub.store.journal import Journal
+from hub.store.observation_versions import Told
+from hub.store.observations import Corrections
 from hub.store.order_rows import HUB, OrderRow, order_job
 from hub.store.request_ledger import ORDER_CANCELLED
-from hub.store.results import RequestState
+from hub.store.results import RequestRow, RequestState
 from hub.store.schema_orders import order_requests, orders
 
 PatientKey = tuple[str, str]
@@ -56,11 +64,12 @@ class StoredOrders:
     ) -> Taken:
         """As hub.ports.Orders."""
         self.jobs()  # loaded before the transaction, which would wait for it
+        told = Told.of(observations)
         # Orders are locked before the audit log, and before anything is said to have come: what
         # comes while a worker makes a case is either in it, or known to be later.
         with refusing(), self.database.write() as connection:
             held = _of_values(connection, {value.patient.key for value in observations})
-            new = self._keep(connection, observations)
+            new = self._keep(connection, told)
             placed = tuple(self._place(connection, order) for order in orders)
             asked = {o.patient.key for o in orders if o.subject is OrderSubject.OBSERVATIONS}
             left = self._correct(connection, new, held)
@@ -69,16 +78,15 @@ class StoredOrders:
             )
         return Taken(placed=placed, new_observations=tuple(v.observation_id for v in new))
 
-    def _keep(self, connection: sa.Connection, values: Iterable[Observation]) -> list[Observation]:
+    def _keep(self, connection: sa.Connection, told: Told) -> list[Observation]:
         """Record values; returns those that were new."""
-        values, now = list(values), self.journal.clock.now()
-        new = [value for value in values if observations.keep(connection, value, now)]
+        new = observation_versions.keep(connection, told, self.journal.clock.now())
         if new:
             self.journal.record(
                 connection,
                 "observations.received",
                 f"source:{new[0].source}",
-                count=len(values),
+                count=len(told.values),
                 observations=[value.observation_id for value in new],
             )
         return new
@@ -88,9 +96,9 @@ class StoredOrders:
             uid = derived_uid("case", order.order_id)
             order = replace(order, study_instance_uid=uid)
         self._check(order)
-        if not order_rows.add(connection, order, self.journal.clock.now()):
+        if not order_rows.add(connection, [order], self.journal.clock.now()):
             return self._known(connection, order)
-        self._keep(connection, order.observations)
+        self._keep(connection, Told.of(order.observations))
         self.jobs().enqueue(connection, order_job(order))
         self.journal.record(
             connection,
@@ -137,36 +145,36 @@ class StoredOrders:
         self,
         connection: sa.Connection,
         new: Sequence[Observation],
-        held: Sequence[OrderRow],
+        held: Sequence[_Held],
     ) -> list[Observation]:
         """Have every case made again of which a value was corrected; returns the other new
         values."""
+        said: dict[PatientKey, list[Observation]] = {}
+        for value in new:
+            said.setdefault(value.patient.key, []).append(value)
+        said_now = {key: Corrections.among(values) for key, values in said.items()}
+        concerned = [one for one in held if one.patient in said_now]
+        cases = observations.latest_cases(connection, [one.study for one in concerned])
         used: set[str] = set()
-        for row in held if new else ():
-            corrected = self._corrected(connection, row, new)
-            if not corrected:
-                continue
-            used.update(corrected)
-            reasons = ("a value was corrected",)
-            order_rows.change(
-                connection, self.journal, row, OrderState.PLACED, reasons, corrected=corrected
-            )
-            self.jobs().enqueue(connection, order_job(row.order))
+        for one in concerned:
+            now = said_now[one.patient]
+            found = (later for old in cases.get(one.study, ()) for later in now.of(old))
+            corrected = list(dict.fromkeys(value.observation_id for value in found))
+            if corrected:
+                used.update(corrected)
+                self._look_again(connection, one.order_id, corrected)
         return [value for value in new if value.observation_id not in used]
 
-    @staticmethod
-    def _corrected(
-        connection: sa.Connection, row: OrderRow, new: Sequence[Observation]
-    ) -> list[str]:
-        key = observations.latest_case(connection, row.order.study_instance_uid)
-        case = None if key is None else observations.case_of(connection, key)
-        if case is None or case.purged_at is not None:
-            return []
-        patient = row.order.patient.key
-        said_now = observations.Corrections.among([v for v in new if v.patient.key == patient])
-        used = observations.values_of(case)
-        found = (one.observation_id for old in used for one in said_now.of(old))
-        return list(dict.fromkeys(found))
+    def _look_again(
+        self, connection: sa.Connection, order_id: str, corrected: Sequence[str]
+    ) -> None:
+        row = order_rows.get(connection, order_id)
+        assert row is not None  # noqa: S101 - its row is locked
+        reasons = ("a value was corrected",)
+        order_rows.change(
+            connection, self.journal, row, OrderState.PLACED, reasons, corrected=corrected
+        )
+        self.jobs().enqueue(connection, order_job(row.order))
 
     def _ask_for_them(
         self, connection: sa.Connection, values: Sequence[Observation], transaction: str
@@ -176,10 +184,11 @@ class StoredOrders:
         for value in values:
             by_patient.setdefault(value.patient.key, []).append(value)
         now = self.journal.clock.now()
+        asked: dict[str, Order] = {}
         for key, told in by_patient.items():
             parts = ("values", told[0].source, *key, transaction)
             order_id = derived_uuid(*parts, *(v.observation_id for v in told)).hex
-            order = Order(
+            asked[order_id] = Order(
                 order_id=order_id,
                 source=HUB,
                 subject=OrderSubject.OBSERVATIONS,
@@ -188,8 +197,8 @@ class StoredOrders:
                 observations=tuple(told),
                 ordered_at=now,
             )
-            if order_rows.add(connection, order, now):
-                self.jobs().enqueue(connection, order_job(order))
+        for order_id in order_rows.add(connection, asked.values(), now):
+            self.jobs().enqueue(connection, order_job(asked[order_id]))
 
     # --- what a source asks ----------------------------------------------------------------
 
@@ -236,11 +245,9 @@ class StoredOrders:
                 issuer = orders.c.issuer_of_patient_id
                 query = query.where(issuer == patient.issuer_of_patient_id)
         if identifier is not None:
-            system, value = identifier
-            text = f'"{_quoted(f"{system}|{value}")}"' if system else f'|{_quoted(value)}"'
-            query = query.where(_names(text))
+            query = query.where(order_rows.found_by(identifier))
         if based_on:
-            query = query.where(_names(f'"{_quoted(based_on)}"'))
+            query = query.where(order_rows.named(based_on))
         query = query.order_by(orders.c.ordered_at.desc(), orders.c.order_id)
         with self.database.read() as connection:
             rows = connection.execute(query.limit(limit).offset(offset)).all()
@@ -249,7 +256,9 @@ class StoredOrders:
     # --- taking it back --------------------------------------------------------------------
 
     def cancel(self, order_id: str, reason: str) -> PlacedOrder:
-        """As hub.ports.Orders. A model that is being asked answers, and its report is sent."""
+        """As hub.ports.Orders. A model that is being asked answers, and its report is sent; a
+        vendor that answers later is told that nobody waits."""
+        jobs = self.jobs()  # before the transaction, which would wait for it
         with self.database.write() as connection:
             asked = order_rows.requests_of(connection, order_id)
             for one in asked:  # first, as whoever ends a request does
@@ -261,7 +270,9 @@ class StoredOrders:
             state, _ = order_rows.state_now(row, asked)
             if state not in OPEN_ORDERS:
                 raise RejectedError(f"order {order_id} is over: it is {state.value}")
-            dropped = [one.request_id for one in asked if self._discard(connection, order_id, one)]
+            dropped = [
+                one.request_id for one in asked if self._discard(connection, jobs, order_id, one)
+            ]
             reasons = (reason,) if reason else ()
             order_rows.change(
                 connection, self.journal, row, OrderState.CANCELLED, reasons, discarded=dropped
@@ -270,17 +281,22 @@ class StoredOrders:
             assert found is not None  # noqa: S101 - its row is locked
             return _placed(connection, found)
 
-    def _discard(self, connection: sa.Connection, order_id: str, asked: OrderedRequest) -> bool:
-        """Whether a request that only this order led to did not begin, and now never does."""
+    def _discard(
+        self, connection: sa.Connection, jobs: Jobs, order_id: str, asked: OrderedRequest
+    ) -> bool:
+        """Whether a request that only this order led to did not begin, and now never does; or is
+        worked on by a vendor, whose answer is not taken any more."""
         row = results.get_request(connection, asked.request_id)
         others = sa.select(order_requests.c.order_id).where(
             order_requests.c.request_id == asked.request_id,
             order_requests.c.order_id != order_id,
         )
-        if row.state is not RequestState.QUEUED or row.order_id != order_id:
+        if row.order_id != order_id or not _may_end(connection, row):
             return False
         if connection.execute(others.limit(1)).first() is not None:
             return False
+        abandoning.enqueue(connection, jobs, row)
+        deferred.forget(connection, row.request_id)
         results.set_state(
             connection,
             asked.request_id,
@@ -289,6 +305,15 @@ class StoredOrders:
             finished_at=self.journal.clock.now(),
         )
         return True
+
+
+def _may_end(connection: sa.Connection, row: RequestRow) -> bool:
+    """Nobody began, or somebody said that he answers later, and has not yet."""
+    if row.state is RequestState.QUEUED:
+        return True
+    held = deferred.get(connection, row.request_id)
+    is_waited_for = row.state in (RequestState.WAITING, RequestState.RUNNING)
+    return is_waited_for and held is not None and held.answer is None
 
 
 def list_orders(
@@ -327,30 +352,32 @@ def _core(order: Order) -> tuple[object, ...]:
     return (order.subject, order.patient.key, order.study_instance_uid, order.route)
 
 
-def _of_values(connection: sa.Connection, patients: Collection[PatientKey]) -> list[OrderRow]:
-    """The orders of these patients' values that were not taken back; locked from here on."""
-    found: list[OrderRow] = []
-    for patient_id, issuer in sorted(patients):
-        query = (
-            sa.select(orders)
-            .where(
-                orders.c.patient_id == patient_id,
-                orders.c.issuer_of_patient_id == issuer,
-                orders.c.subject == OrderSubject.OBSERVATIONS.value,
-                orders.c.state != OrderState.CANCELLED.value,
-            )
-            .order_by(orders.c.order_id)
-        )
-        if connection.dialect.name == "postgresql":
-            query = query.with_for_update(key_share=True)
-        found += [order_rows.order_row(row) for row in connection.execute(query)]
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """An order of a patient's values, locked."""
+
+    order_id: str
+    patient: PatientKey
+    study: str
+
+
+def _of_values(connection: sa.Connection, patients: Collection[PatientKey]) -> list[_Held]:
+    """The orders of these patients' values that were not taken back; locked from here on, by all
+    in the same order."""
+    table, found = orders.c, list[_Held]()
+    by = [table.patient_id, table.issuer_of_patient_id, table.order_id]
+    is_postgres = connection.dialect.name == "postgresql"
+    query = sa.select(*by, table.study_instance_uid).where(
+        table.subject == OrderSubject.OBSERVATIONS.value,
+        table.state != OrderState.CANCELLED.value,
+    )
+    if is_postgres:  # the parts below are made in the order of code points
+        query = query.order_by(*(one.collate("C") for one in by)).with_for_update(key_share=True)
+    else:
+        query = query.order_by(*by)
+    for some in parts({patient_id for patient_id, _ in patients}):
+        for row in connection.execute(query.where(table.patient_id.in_(some))):
+            key = (row.patient_id, row.issuer_of_patient_id)
+            if key in patients:
+                found.append(_Held(row.order_id, key, row.study_instance_uid))
     return found
-
-
-def _quoted(text: str) -> str:
-    """As it stands inside a JSON text."""
-    return json.dumps(text)[1:-1]
-
-
-def _names(text: str) -> sa.ColumnElement[bool]:
-    return sa.cast(orders.c.identifiers, sa.Text).contains(text, autoescape=True)

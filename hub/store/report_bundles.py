@@ -132,13 +132,13 @@ def _texts(query: ReportQuery) -> dict[sa.ColumnElement[Any], str]:
     return {
         requests.c.study_instance_uid: query.study_instance_uid,
         documents.c.request_id: query.request_id,
-        _identity["accession_number"].as_string(): query.accession_number,
+        documents.c.accession_number: query.accession_number,
     }
 
 
 def _of_patient(patient: PatientIdentity) -> list[sa.ColumnElement[bool]]:
     """As the document names the patient, which follows when he is renamed or merged."""
-    found = [_identity[("patient", "patient_id")].as_string() == patient.patient_id]
+    found = [documents.c.patient_id == patient.patient_id]
     if patient.issuer_of_patient_id:
         issuer = _identity[("patient", "issuer_of_patient_id")].as_string()
         found.append(issuer == patient.issuer_of_patient_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -20,8 +20,10 @@ from hub.store.database import insert_new
 from hub.store.deferred import DeferredAnswer
 from hub.store.schema import documents, requests, results
 from hub.store.schema_orders import fhir_resources
+from hub.store.schema_vendors import deferred_answers
 
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
+_WAITING_AT_ONCE = 500
 
 
 class RequestState(StrEnum):
@@ -183,6 +185,23 @@ def get_request(connection: sa.Connection, request_id: str) -> RequestRow:
     return request_from_row(connection.execute(query).one())
 
 
+def waiting_for(connection: sa.Connection, models: Collection[str]) -> list[tuple[RequestRow, int]]:
+    """Requests that wait for an answer of one of these models (SHA-256), which is not here yet; and
+    how often they were put off. Some of them, where there are many: the oldest."""
+    query = (
+        sa.select(requests, deferred_answers.c.questions)
+        .join(deferred_answers, deferred_answers.c.request_id == requests.c.request_id)
+        .where(
+            requests.c.state == RequestState.WAITING.value,
+            requests.c.model_sha256.in_(models),
+            deferred_answers.c.answer.is_(None),
+        )
+        .order_by(requests.c.created_at, requests.c.request_id)
+        .limit(_WAITING_AT_ONCE)
+    )
+    return [(request_from_row(row), row.questions) for row in connection.execute(query)]
+
+
 def lock_requests(connection: sa.Connection, study_instance_uid: str) -> None:
     """Lock the requests about a study for the transaction, in one order: before the orders that
     they answer, as whoever ends a request does. SQLite has one writer at a time anyway."""
@@ -247,6 +266,8 @@ def add_documents(connection: sa.Connection, filed: Iterable[FiledDocument]) -> 
             length=len(document.content),
             version=one.version,
             profile=one.profile,
+            patient_id=document.identity.patient.patient_id,
+            accession_number=document.identity.accession_number,
         )
 
 

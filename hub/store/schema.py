@@ -285,10 +285,13 @@ documents = sa.Table(
     sa.Column("purged_at", UtcTime),
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
     sa.Column("profile", sa.String(255), nullable=False, server_default=""),
+    sa.Column("patient_id", sa.String(64), nullable=False, server_default="", index=True),
+    sa.Column("accession_number", sa.String(64), nullable=False, server_default="", index=True),
 )
 """Encoded results; the bytes are the file of that SHA-256 in the document store, until they were
 deleted (``purged_at``). ``version`` of the report; ``profile``: the DICOM documents that the same
-destinations get (`hub.formats.encoding.EncodingContext.profile`)."""
+destinations get (`hub.formats.encoding.EncodingContext.profile`). ``patient_id`` and
+``accession_number`` are those of ``identity``, to find it by."""
 
 report_versions = sa.Table(
     "report_versions",

@@ -17,7 +17,6 @@ orders = sa.Table(
     sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
     sa.Column("route", sa.String(64), nullable=False),
     sa.Column("content", sa.JSON, nullable=False),
-    sa.Column("identifiers", sa.JSON, nullable=False),
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("reasons", sa.JSON, nullable=False),
     sa.Column("ordered_at", UtcTime, nullable=False),
@@ -26,7 +25,18 @@ orders = sa.Table(
     sa.Column("changed_at", UtcTime, nullable=False, index=True),
 )
 """What somebody asked for (`hub.domain.order.Order`, whole in ``content``); ``state`` is an
-`OrderState`. ``identifiers``: ["system|value", ...] of it and of what it is based on."""
+`OrderState`."""
+
+order_names = sa.Table(
+    "order_names",
+    metadata,
+    sa.Column("order_id", sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("name_sha256", sa.String(64), primary_key=True, index=True),
+    sa.Column("value_sha256", sa.String(64), nullable=False, index=True),
+)
+"""What an order is found by: its identifiers (``system|value``), those of what it is based on, and
+the references of that; as SHA-256, because they are of any length. ``value_sha256``: of the value
+of an identifier alone; empty for a reference."""
 
 order_requests = sa.Table(
     "order_requests",

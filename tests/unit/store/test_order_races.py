@@ -3,6 +3,7 @@ PostgreSQL."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,8 +19,9 @@ from hub.domain.observation import Observation
 from hub.domain.order import Order, OrderState
 from hub.domain.report import Person
 from hub.domain.routing import RouteTrigger
-from hub.store import observations, studies
+from hub.store import observation_versions, studies
 from hub.store.database import Database, migrate, open_database, sqlite_url
+from hub.store.observation_versions import Told
 from hub.store.order_rows import ORDER_JOB
 from hub.store.quarantine import Quarantine
 from hub.store.schema import alerts, requests
@@ -137,16 +139,19 @@ def test_a_value_is_found_by_an_index_however_many_there_are(tmp_path: Path) -> 
     database = open_database(sqlite_url(tmp_path / "plans.db"))
     migrate(database)
     told = replace(value(AST, 40), identifier=("urn:lab", "7"))
+    later = replace(value(AST, 41), identifier=("urn:lab", "7"))
     plans: list[str] = []
 
     def explain(raw: sa.Connection, _c: object, text: str, values: object, *_: object) -> None:
-        if text.startswith("UPDATE"):
+        if text.startswith(("UPDATE", "SELECT")):
             asked = raw.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)  # type: ignore[arg-type]
             plans.extend(str(row[-1]) for row in asked)
 
     with database.write() as connection:
         sa.event.listen(connection, "before_cursor_execute", explain)
-        observations.keep(connection, told, datetime.fromisoformat("2026-01-01T00:00:00+00:00"))
+        for one in (told, later):
+            at = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
+            observation_versions.keep(connection, Told.of([one]), at)
     database.close()
     assert any("ix_observations_reference" in plan for plan in plans), plans
     assert any("ix_observations_identifier_sha256" in plan for plan in plans), plans
@@ -165,6 +170,60 @@ def test_values_are_found_by_their_identifiers(parts: OrderBench) -> None:
 
     assert (found("urn:lab"), found("urn:other"), found("")) == ([41.0], [30.0], [30.0, 41.0])
     assert found("urn:no") == []
+
+
+def test_orders_are_found_by_what_they_are_called_and_based_on(parts: OrderBench) -> None:
+    called = json.dumps({"identifier": [{"system": "urn:ris", "value": "7|8"}, {"value": "A"}]})
+    based_on = (
+        json.dumps({"reference": "ServiceRequest/5"}),
+        json.dumps({"identifier": {"system": "urn:orders", "value": "ü"}}),
+    )
+    for number in "abc":
+        told = {"resource": called, "based_on": based_on} if number == "b" else {}
+        parts.orders.place(order(order_id=number * 32, observations=TWO, **told))
+
+    def found(**asked: object) -> str:
+        return "".join(one.order.order_id[0] for one in parts.orders.search(**asked))  # type: ignore[arg-type]
+
+    hits = ("urn:ris", "7|8"), ("", "7|8"), ("", "A"), ("urn:orders", "ü"), ("", "ü")
+    misses = ("urn:ris", "7"), ("", "8"), ("urn:ris", "A"), ("urn:ris|7", "9"), ("", "")
+    assert [found(identifier=one) for one in hits] == ["b"] * 5
+    assert [found(identifier=one) for one in misses] == [""] * 5
+    for name in ("ServiceRequest/5", "urn:orders|ü", "urn:ris|7|8", "|A"):
+        assert found(based_on=name) == "b", name
+    for name in ("ServiceRequest/55", "ServiceRequest", "ü"):
+        assert found(based_on=name) == "", name
+
+
+@pytest.mark.parametrize(
+    ("asked", "index"),
+    [
+        ({"identifier": ("urn:ris", "7")}, "ix_order_names_name_sha256"),
+        ({"identifier": ("", "7")}, "ix_order_names_value_sha256"),
+        ({"based_on": "ServiceRequest/5"}, "ix_order_names_name_sha256"),
+        ({"patient": PatientIdentity("P-1")}, "ix_orders_patient_id"),
+    ],
+)
+def test_orders_are_found_by_an_index_however_many_there_are(
+    parts: OrderBench, asked: dict[str, object], index: str
+) -> None:
+    engine = parts.bench.pipeline.database.engine
+    is_sqlite = engine.dialect.name == "sqlite"
+    plans: list[str] = []
+
+    def explain(raw: sa.Connection, _c: object, text: str, values: object, *_: object) -> None:
+        if text.startswith("SELECT"):
+            if not is_sqlite:  # a table that is empty is read as a whole
+                raw.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            words = "EXPLAIN QUERY PLAN" if is_sqlite else "EXPLAIN"
+            told = raw.exec_driver_sql(f"{words} {text}", values)  # type: ignore[arg-type]
+            plans.extend(str(row[-1]) for row in told)
+
+    sa.event.listen(engine, "before_cursor_execute", explain)
+    parts.orders.search(**asked)  # type: ignore[arg-type]
+    sa.event.remove(engine, "before_cursor_execute", explain)
+    assert any(index in plan for plan in plans), plans
+    assert not any("SCAN" in plan or "Seq Scan" in plan for plan in plans), plans
 
 
 # --- orders that are over ----------------------------------------------------------------------

@@ -74,6 +74,39 @@ def test_a_report_is_found_by_everything_that_it_is_about(parts: OrderBench) -> 
     assert reports(parts).find(ReportQuery(), 10, 1) == []
 
 
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ({"patient": PatientIdentity("P-1", "UMR")}, "ix_documents_patient_id"),
+        ({"accession_number": "A-1"}, "ix_documents_accession_number"),
+        ({"order_id": "a" * 32}, "ix_documents_request_id"),
+        ({"request_id": "a" * 32}, "ix_documents_request_id"),
+        ({"resource": ("Device", "x")}, "ix_documents_request_id"),
+        ({"sop_instance_uid": "1.2"}, "ix_documents_request_id"),
+    ],
+)
+def test_reports_are_found_by_an_index_however_many_there_are(
+    parts: OrderBench, query: dict[str, object], index: str
+) -> None:
+    engine = parts.bench.pipeline.database.engine
+    is_sqlite = engine.dialect.name == "sqlite"
+    words = "EXPLAIN QUERY PLAN" if is_sqlite else "EXPLAIN"
+    plans: list[str] = []
+
+    def explain(raw: sa.Connection, _c: object, text: str, values: object, *_: object) -> None:
+        if text.startswith("SELECT documents"):
+            if not is_sqlite:  # a table that is empty is read as a whole
+                raw.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            asked = raw.exec_driver_sql(f"{words} {text}", values)  # type: ignore[arg-type]
+            plans.extend(str(row[-1]) for row in asked)
+
+    sa.event.listen(engine, "before_cursor_execute", explain)
+    find(parts, **query)
+    sa.event.remove(engine, "before_cursor_execute", explain)
+    assert any(index in plan for plan in plans), plans
+    assert not any("SCAN" in plan or "Seq Scan" in plan for plan in plans), plans
+
+
 def test_the_last_version_counts(parts: OrderBench) -> None:
     parts.bench.receive()
     parts.finish()

@@ -39,6 +39,32 @@ def test_the_migrations_make_the_schema_that_the_code_uses(database: Database) -
         assert compare_metadata(context, metadata) == []
 
 
+def test_documents_of_the_version_before_are_found_by_patient_and_accession_number(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    for url in (sqlite_url(tmp_path / "old.sqlite"), request.getfixturevalue("postgres_database")):
+        opened = open_database(url)
+        config = Config()
+        folder = Path(database_module.__file__).parent / "migrations"
+        config.set_main_option("script_location", str(folder))
+        config.attributes["engine"] = opened.engine
+        command.upgrade(config, "0003")
+        unchecked = sa.create_engine(opened.url)  # a document without all that it belongs to
+        with unchecked.begin() as connection:
+            if not opened.is_sqlite:
+                connection.exec_driver_sql("SET session_replication_role = replica")
+            old = sa.Table("documents", sa.MetaData(), autoload_with=connection)
+            values = {c.name: 0 if isinstance(c.type, sa.Integer) else "1" for c in old.columns}
+            told = {"patient": {"patient_id": "P-1"}, "accession_number": "A-1"}
+            connection.execute(sa.insert(old).values({**values, "identity": told}))
+        migrate(opened)
+        with opened.read() as connection:
+            found = connection.exec_driver_sql("SELECT patient_id, accession_number FROM documents")
+            assert [tuple(row) for row in found] == [("P-1", "A-1")]
+        unchecked.dispose()
+        opened.close()
+
+
 def test_migrating_again_changes_nothing(database: Database) -> None:
     migrate(database)
     current, head = schema_version(database)

@@ -16,9 +16,21 @@ def upgrade() -> None:
     op.add_column("requests", sa.Column("deadline_at", UtcTime()))
     op.add_column("requests", sa.Column("images_retrieved_at", UtcTime()))
     op.create_index("ix_requests_order_id", "requests", ["order_id"])
+    _found_by_patient()
     _orders()
     _values()
     _vendors()
+
+
+def _found_by_patient() -> None:
+    for name in ("patient_id", "accession_number"):
+        op.add_column("documents", sa.Column(name, sa.String(64), nullable=False, server_default=""))
+        op.create_index(f"ix_documents_{name}", "documents", [name])
+    identity = sa.column("identity", sa.JSON())
+    documents = sa.table("documents", identity, sa.column("patient_id"), sa.column("accession_number"))
+    told = {"patient_id": ("patient", "patient_id"), "accession_number": ("accession_number",)}
+    values = {name: sa.func.coalesce(identity[path].as_string(), "") for name, path in told.items()}
+    op.execute(sa.update(documents).values(values))
 
 
 def _orders() -> None:
@@ -32,7 +44,6 @@ def _orders() -> None:
         sa.Column("study_instance_uid", sa.String(64), nullable=False),
         sa.Column("route", sa.String(64), nullable=False),
         sa.Column("content", sa.JSON(), nullable=False),
-        sa.Column("identifiers", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("reasons", sa.JSON(), nullable=False),
         sa.Column("ordered_at", UtcTime(), nullable=False),
@@ -45,6 +56,16 @@ def _orders() -> None:
     op.create_index("ix_orders_patient_id", "orders", ["patient_id"])
     op.create_index("ix_orders_state", "orders", ["state"])
     op.create_index("ix_orders_study_instance_uid", "orders", ["study_instance_uid"])
+    op.create_table(
+        "order_names",
+        sa.Column("order_id", sa.String(32), nullable=False),
+        sa.Column("name_sha256", sa.String(64), nullable=False),
+        sa.Column("value_sha256", sa.String(64), nullable=False),
+        sa.ForeignKeyConstraint(["order_id"], ["orders.order_id"], name="fk_order_names_order_id_orders"),
+        sa.PrimaryKeyConstraint("order_id", "name_sha256", name="pk_order_names"),
+    )
+    op.create_index("ix_order_names_name_sha256", "order_names", ["name_sha256"])
+    op.create_index("ix_order_names_value_sha256", "order_names", ["value_sha256"])
     op.create_table(
         "order_requests",
         sa.Column("order_id", sa.String(32), nullable=False),
