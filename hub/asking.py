@@ -18,10 +18,11 @@ from hub.domain.intended_use import unsuitable_reasons
 from hub.domain.model_card import ModelCard
 from hub.domain.model_runtime import VendorHttpRuntime
 from hub.domain.observed_input import chosen_input
-from hub.errors import RejectedError, UnsuitableError
+from hub.errors import RejectedError, TransientError, UnsuitableError
 from hub.ports import Resuming, at_first_call
 from hub.prior_steps import too_few_priors
-from hub.registry import RunningModel
+from hub.registry import Registry, RunningModel
+from hub.store.abandoning import AbandonLedger
 from hub.store.deferred import DeferredAnswer
 from hub.store.results import RequestRow
 
@@ -58,6 +59,7 @@ def asked(
         identity=request.study.identity,
         outcome=Outcome.UNSUITABLE,
         reasons=answer.reasons,
+        ran_on=answer.ran_on,
     )
 
 
@@ -104,17 +106,31 @@ def answer_within(card: ModelCard) -> timedelta | None:
     return timedelta(seconds=card.runtime.answer_within_seconds)
 
 
-def must_be_in_time(
-    model: RunningModel, request: InferenceRequest, row: RequestRow, now: datetime
-) -> None:
+def must_be_in_time(row: RequestRow, now: datetime) -> None:
     """An answer that is here already came in time.
 
     Raises:
-        RejectedError: nobody waits for one any more; whoever works on it was told.
+        RejectedError: nobody waits for one any more.
     """
     held = row.deferred
     if row.deadline_at is None or now < row.deadline_at or (held and held.answer is not None):
         return
-    if held is not None and isinstance(model.adapter, Resuming):
-        model.adapter.abandon(request, held.job)
     raise RejectedError("no answer came by the deadline")
+
+
+def tell_abandoned(registry: Registry, ledger: AbandonLedger, argument: str) -> None:
+    """The job that tells a vendor that nobody waits for its answer any more; also where its model
+    was suspended, and does not run here."""
+    one = ledger.begin(argument)
+    if one is None:
+        return
+    try:
+        model = registry.pinned(one.row.model)
+        if isinstance(model.adapter, Resuming):
+            model.adapter.abandon(one.row.model, one.job)
+    except TransientError as error:
+        ledger.failed(one, str(error))
+    except RejectedError as error:
+        ledger.failed(one, str(error), for_good=True)
+    else:
+        ledger.told(one)

@@ -23,7 +23,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from hub.asking import answer_within, asked, must_be_in_time, with_chosen_values
+from hub.asking import (
+    answer_within,
+    asked,
+    must_be_in_time,
+    tell_abandoned,
+    with_chosen_values,
+)
 from hub.corrections import Corrections, PreparedReport
 from hub.critical_alerts import CriticalAlerts, rules_of
 from hub.domain.critical import marked
@@ -51,6 +57,7 @@ from hub.prior_steps import PriorSteps, prior_notes
 from hub.registry import Registry, RunningDestination, RunningModel
 from hub.report_steps import SHOWN, ReportMaker, groups_of
 from hub.store import instances, order_rows, registrations, results
+from hub.store.abandoning import AbandonLedger
 from hub.store.database import Database
 from hub.store.deferred import DeferredAnswer
 from hub.store.deliveries import DeliveryTask
@@ -189,11 +196,23 @@ class Pipeline:
         row = self.requests.begin(request_id, question, self._answer_within)
         if row is None:
             return
-        answer: Record | None = None
         try:
             model = self._pinned_model(row)
             request = with_chosen_values(model.package.card, self._inference_request(row))
-            must_be_in_time(model, request, row, self.journal.clock.now())
+            must_be_in_time(row, self.journal.clock.now())
+        except TransientError as error:
+            self.requests.retry(row, error)
+        except IntegrityError as error:  # here and below: who works on an answer is told
+            self._quarantine(row, str(error), None, abandons=True)
+        except RejectedError as error:
+            self.requests.end(row, RequestState.FAILED, str(error), abandons=True)
+        else:
+            self._ask(row, model, request)
+
+    def _ask(self, row: RequestRow, model: RunningModel, request: InferenceRequest) -> None:
+        """Ask, and go on with what is said, whatever it is."""
+        answer: Record | None = None
+        try:
             said = self.infer(model, request, row.deferred)
             if isinstance(said, Deferred):
                 self.requests.wait(row, said)
@@ -210,6 +229,14 @@ class Pipeline:
             self._quarantine(row, str(error), answer)
         except RejectedError as error:
             self.requests.end(row, RequestState.FAILED, str(error))
+
+    def run_abandon(self, argument: str) -> None:
+        """The job that tells a vendor that nobody waits for its answer any more."""
+        tell_abandoned(self.registry, self._abandoned, argument)
+
+    @property
+    def _abandoned(self) -> AbandonLedger:
+        return AbandonLedger(self.database, self.jobs, self.journal)
 
     def _answer_within(self, row: RequestRow) -> timedelta | None:
         try:
@@ -300,12 +327,15 @@ class Pipeline:
         self._still_active(request.model)
         return self.gate.verify(request, result, card)
 
-    def _quarantine(self, row: RequestRow, reason: str, answer: Record | None) -> None:
+    def _quarantine(
+        self, row: RequestRow, reason: str, answer: Record | None, *, abandons: bool = False
+    ) -> None:
         """Nothing of it is sent; what was answered is kept for the person who decides."""
         quarantine = Quarantine(self.database, self.documents, self.jobs, self.journal)
         kept = None if answer is None else quarantine.filed(answer)
         with self.database.write() as connection:
-            if self.requests.quarantine(connection, row, reason) and kept is not None:
+            is_now = self.requests.quarantine(connection, row, reason, abandons=abandons)
+            if is_now and kept is not None:
                 results.add_documents(connection, [kept])
 
     def encode(
@@ -435,6 +465,12 @@ class Pipeline:
     def request_failed(self, argument: str, reason: str) -> None:
         """An attempt at a request ended in a fault: the next one, or a dead letter, follows."""
         self.requests.fail(argument.partition(" ")[0], reason)
+
+    def abandon_failed(self, argument: str, reason: str) -> None:
+        """A vendor could not be told that nobody waits: it is told again, or never."""
+        one = self._abandoned.begin(argument)
+        if one is not None:
+            self._abandoned.failed(one, reason)
 
     def report_failed(self, argument: str, reason: str) -> None:
         """A further version of a report could not be made: a person is told."""

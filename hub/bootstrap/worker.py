@@ -39,6 +39,7 @@ from hub.prior_steps import PRIORS_JOB, PRIORS_QUEUE
 from hub.registry import Registry
 from hub.report_steps import delivery_queue
 from hub.store import registrations
+from hub.store.abandoning import ABANDON_JOB
 from hub.store.delivery_ledger import DELIVERY_JOB, DeliveryLedger
 from hub.store.housekeeper import EngineRecords, Housekeeper
 from hub.store.index_mark import index_mark
@@ -195,6 +196,7 @@ class Worker:
                 **self._order_jobs(),
                 STUDY_JOB: self._isolated(pipeline.run_study, pipeline.study_failed),
                 REQUEST_JOB: self._isolated(pipeline.run_request, pipeline.request_failed),
+                ABANDON_JOB: self._isolated(pipeline.run_abandon, pipeline.abandon_failed),
                 REPORT_JOB: self._isolated(pipeline.run_report, pipeline.report_failed),
                 DELIVERY_JOB: self._isolated(pipeline.run_delivery, pipeline.delivery_failed),
             },
@@ -250,10 +252,12 @@ class Worker:
             self._mark = mark
 
     def _look_at_models(self) -> None:
-        """Load what was activated, forget what was suspended; and have queues for it."""
+        """Load what was activated, forget what was suspended, with all who wait for it; and have
+        queues."""
         if self.models is None:
             return
         self.models.look()
+        self.pipeline.requests.wake_stopped()
         for queue in (*self._inference_queues(), *self._priors_queue()):
             self.engine.open(queue)
 

@@ -164,6 +164,8 @@ class Unsuitable:
 
     request_id: str
     reasons: tuple[str, ...]
+    ran_on: str = ""
+    """Who says so, as in ``InferenceResult``; empty: nobody was asked, the model's card told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,8 +71,14 @@ class Resuming(Protocol):
         """
         ...
 
-    def abandon(self, request: InferenceRequest, job: Deferred) -> None:
-        """Nobody waits for the job any more: its deadline has passed. Best effort."""
+    def abandon(self, model: ModelKey, job: Deferred) -> None:
+        """Nobody waits for the job any more: its deadline has passed, its model was suspended, or
+        the request was taken back. Whether who works on it stops is his own affair.
+
+        Raises:
+            TransientError: he cannot be told now.
+            RejectedError: he cannot be told.
+        """
         ...
 
 

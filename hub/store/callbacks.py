@@ -15,8 +15,13 @@ from hub.store.database import Database, insert_new
 from hub.store.journal import Journal
 from hub.store.request_ledger import record_request, request_job
 from hub.store.results import OPEN_STATES, RequestRow
-from hub.store.schema import requests
+from hub.store.schema import audit_log, requests
 from hub.store.schema_vendors import callbacks
+
+MOST_REFUSALS = 10
+"""Refused messages about one request that stand in the audit log; further ones are answered and
+counted (`caidx_http_refused`), so that no vendor fills the log."""
+_REFUSED = "callback.refused"
 
 
 class Taken(StrEnum):
@@ -67,17 +72,33 @@ class CallbackLedger:
             if taken is Taken.NEW and not self._keep(connection, row, key, digest, body):
                 taken = Taken.REPLAYED  # on PostgreSQL, for another request at the same moment
             if taken not in (Taken.NEW, Taken.AGAIN):
-                record_request(
-                    self.journal,
-                    connection,
-                    "callback.refused",
-                    row,
-                    model=str(row.model),
-                    outcome=AuditOutcome.MINOR_FAILURE,
-                    reason=taken.value,
-                    sha256=digest,
-                )
+                self._record_refusal(connection, row, taken, digest)
         return taken
+
+    def _record_refusal(
+        self, connection: sa.Connection, row: RequestRow, taken: Taken, digest: str
+    ) -> None:
+        """Once for each reason and content, and not without end. What is on record already is
+        counted under the lock of the request, so that all processes count together."""
+        query = sa.select(audit_log.c.detail).where(
+            audit_log.c.study_instance_uid == row.study.study_instance_uid,
+            audit_log.c.entity == f"request:{row.request_id}",
+            audit_log.c.action == _REFUSED,
+        )
+        told = [(one["reason"], one["sha256"]) for one in connection.execute(query).scalars()]
+        if (taken.value, digest) in told or len(told) >= MOST_REFUSALS:
+            return
+        record_request(
+            self.journal,
+            connection,
+            _REFUSED,
+            row,
+            model=str(row.model),
+            outcome=AuditOutcome.MINOR_FAILURE,
+            reason=taken.value,
+            sha256=digest,
+            is_last=len(told) + 1 == MOST_REFUSALS,
+        )
 
     def _judged(self, connection: sa.Connection, row: RequestRow, key: str, digest: str) -> Taken:
         query = sa.select(callbacks).where(callbacks.c.message_id == key)

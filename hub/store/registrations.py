@@ -19,7 +19,7 @@ from hub.errors import RejectedError
 from hub.store import alerts
 from hub.store.database import Database, insert_new
 from hub.store.journal import Journal
-from hub.store.results import OPEN_STATES
+from hub.store.results import OPEN_STATES, RequestState
 from hub.store.schema import requests
 from hub.store.schema_vendors import registrations
 
@@ -125,6 +125,19 @@ def pinned_and_open(connection: sa.Connection) -> frozenset[str]:
     still = [state.value for state in OPEN_STATES]
     query = sa.select(requests.c.model_sha256).where(requests.c.state.in_(still)).distinct()
     return frozenset(connection.execute(query).scalars())
+
+
+def stopped_and_waited_for(connection: sa.Connection) -> frozenset[str]:
+    """SHA-256 of every model that must not be asked, and that a request waits for."""
+    stopped = (RegistrationState.SUSPENDED.value, RegistrationState.RETIRED.value)
+    columns = (requests.c.model_id, requests.c.model_version, requests.c.model_sha256)
+    ids = sa.select(registrations.c.model_id).where(registrations.c.state.in_(stopped))
+    query = sa.select(*columns).distinct()
+    query = query.where(
+        requests.c.state == RequestState.WAITING.value, requests.c.model_id.in_(ids)
+    )
+    models = [ModelKey(*row) for row in connection.execute(query)]
+    return frozenset(one.sha256 for one in models if why_not_asked(connection, one))
 
 
 # --- changing ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hub.domain.delivery import RetryPolicy
 from hub.domain.inference import Deferred, InferenceRequest, InferenceResult
 from hub.errors import JobLostError, TransientError
 from hub.ports import Job, Jobs
-from hub.store import deferred, order_rows, results
+from hub.store import abandoning, deferred, order_rows, registrations, results
 from hub.store.database import Database
 from hub.store.deferred import DeferredAnswer
 from hub.store.journal import Journal
@@ -22,7 +22,7 @@ from hub.store.results import OPEN_STATES, RequestRow, RequestState
 
 REQUEST_JOB = "request"
 ORDER_CANCELLED = "its order was cancelled"
-"""Why a request was discarded that had not begun."""
+"""Why a request was discarded that had not begun, or that a vendor still worked on."""
 MOST_LOST_ATTEMPTS = 10
 """An attempt is lost when its process dies; a request that kills every process that tries it ends
 as a dead letter."""
@@ -75,7 +75,7 @@ class RequestLedger:
                 return None
             if row.state is RequestState.RUNNING and row.attempts >= MOST_LOST_ATTEMPTS:
                 reason = f"the process that worked on it died or hung ({row.attempts} attempts)"
-                self._end(connection, row, RequestState.FAILED, reason)
+                self._end(connection, row, RequestState.FAILED, reason, abandons=True)
                 return None
             goes_on, now = row.state is RequestState.WAITING, self.journal.clock.now()
             begun = replace(
@@ -180,10 +180,11 @@ class RequestLedger:
     def retry(self, row: RequestRow, error: TransientError) -> None:
         """Try again later, or give up when the policy says that it was often enough. Of a request
         that waits for an answer its deadline says so."""
-        if row.deadline_at is not None and row.deadline_at <= self.journal.clock.now():
-            self.end(row, RequestState.FAILED, f"no answer came by the deadline; {error}")
-            return
         lost = isinstance(error, JobLostError)
+        if row.deadline_at is not None and row.deadline_at <= self.journal.clock.now():
+            reason = f"no answer came by the deadline; {error}"
+            self.end(row, RequestState.FAILED, reason, abandons=not lost)
+            return
         if row.deferred is not None and row.deferred.answer is None and not lost:
             self._ask_later(row, row.deferred.job, error)
             return
@@ -222,19 +223,24 @@ class RequestLedger:
                     connection, "inference.unanswered", row, outcome=minor, reason=str(error)
                 )
 
-    def quarantine(self, connection: sa.Connection, row: RequestRow, reason: str) -> bool:
+    def quarantine(
+        self, connection: sa.Connection, row: RequestRow, reason: str, *, abandons: bool = False
+    ) -> bool:
         """Nothing of the answer is sent until a person decides; in the caller's transaction.
-        False when another worker answered first."""
+        False when another worker answered first. ``abandons`` as of ``end``."""
         if not self._is_current(connection, row):
             return False
-        self._end(connection, row, RequestState.QUARANTINED, reason)
+        self._end(connection, row, RequestState.QUARANTINED, reason, abandons=abandons)
         return True
 
-    def end(self, row: RequestRow, state: RequestState, reason: str) -> None:
-        """A dead letter: recorded and alerted, never read as "nothing found"."""
+    def end(
+        self, row: RequestRow, state: RequestState, reason: str, *, abandons: bool = False
+    ) -> None:
+        """A dead letter: recorded and alerted, never read as "nothing found". ``abandons``: who
+        works on the answer has not said anything yet, and is told that nobody waits."""
         with self.database.write() as connection:
             if self._is_current(connection, row):
-                self._end(connection, row, state, reason)
+                self._end(connection, row, state, reason, abandons=abandons)
 
     @staticmethod
     def _is_current(connection: sa.Connection, row: RequestRow) -> bool:
@@ -243,9 +249,17 @@ class RequestLedger:
         return current.state in OPEN_STATES and current.attempts == row.attempts
 
     def _end(
-        self, connection: sa.Connection, row: RequestRow, state: RequestState, reason: str
+        self,
+        connection: sa.Connection,
+        row: RequestRow,
+        state: RequestState,
+        reason: str,
+        *,
+        abandons: bool = False,
     ) -> None:
         ordered = order_rows.answered_by(connection, row.request_id)
+        if abandons:
+            abandoning.enqueue(connection, self.jobs, row)
         deferred.forget(connection, row.request_id)
         results.set_state(
             connection,
@@ -267,6 +281,19 @@ class RequestLedger:
             reports = ReportLedger(self.database, self.jobs, self.journal)
             reports.ask_for_failure(connection, row)
 
+    def wake_stopped(self) -> int:
+        """Have requests go on at once that wait for a model which a person has stopped: they end,
+        and whoever works on them is told. Returns how many; cheap where there are none."""
+        with self.database.read() as connection:
+            stopped = registrations.stopped_and_waited_for(connection)
+            found = results.waiting_for(connection, stopped) if stopped else []
+        if found:
+            with self.database.write() as connection:
+                for row, questions in found:
+                    job_id = f"request:{row.request_id}:{row.attempts}:{questions}:stopped"
+                    self.jobs.enqueue(connection, request_job(row, job_id, str(questions)))
+        return len(found)
+
     def fail(self, request_id: str, reason: str) -> None:
         """A fault of the hub itself ended an attempt."""
         with self.database.write() as connection:
@@ -285,8 +312,8 @@ class RequestLedger:
             return self.reopen(connection, request_id)
 
     def reopen(self, connection: sa.Connection, request_id: str) -> bool:
-        """As ``ask_again``, in the caller's transaction; also one that did not begin because its
-        order was cancelled."""
+        """As ``ask_again``, in the caller's transaction; also one that was not answered because
+        its order was cancelled."""
         row = results.get_request(connection, request_id)
         was_cancelled = row.state is RequestState.DISCARDED and row.detail == ORDER_CANCELLED
         if row.state is not RequestState.FAILED and not was_cancelled:

@@ -35,6 +35,13 @@ class Refusal(StrEnum):
     WRONG_SCOPE = "wrong-scope"
     NO_SIGNATURE = "no-signature"
     NO_TOKEN = "no-token"  # noqa: S105 - a name
+    WRONG_SIGNATURE = "wrong-signature"
+    """An answer that no vendor has signed who was asked, or about no request."""
+    REPLAYED_ANSWER = "replayed-answer"
+    """This and the next are signed by the vendor, see `hub.store.callbacks.Taken`."""
+    SECOND_ANSWER = "second-answer"
+    UNASKED_ANSWER = "unasked-answer"
+    LATE_ANSWER = "late-answer"
 
 
 class Refusals:
@@ -48,18 +55,20 @@ class Refusals:
         self._told: dict[Refusal, tuple[float, int]] = {}
         """When a line was last written, and what the count was."""
 
-    def count(self, reason: Refusal, address: str) -> None:
-        """One more; ``address`` is the client's."""
+    def count(self, reason: Refusal, address: str) -> bool:
+        """One more; ``address`` is the client's. Returns whether a line was written, and not
+        left out because there was one a moment ago."""
         with self._lock:
             self._counts[reason] += 1
             now, total = self._clock(), self._counts[reason]
             at, before = self._told.get(reason, (now - _LOG_SECONDS, 0))
             if now - at < _LOG_SECONDS:
-                return
+                return False
             self._told[reason] = (now, total)
         structlog.get_logger().warning(
             "request refused", problem_kind=reason.value, requests=total - before, address=address
         )
+        return True
 
     @property
     def counts(self) -> Mapping[str, int]:

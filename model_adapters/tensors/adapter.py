@@ -108,7 +108,7 @@ class TensorAdapter:
         try:
             return self._run(package, request, *_task(package, request))
         except UnsuitableError as error:
-            return Unsuitable(request.request_id, error.reasons)
+            return Unsuitable(request.request_id, error.reasons, ran_on=self._context.name)
 
     def _run(
         self, package: ModelPackage, request: InferenceRequest, task: Run, room: int

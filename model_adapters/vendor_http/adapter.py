@@ -89,7 +89,7 @@ class VendorHttpAdapter:
 
     def infer(self, request: InferenceRequest) -> InferenceResult | Unsuitable | Deferred:
         """Ask; the request's own identifier lets the vendor work on it once."""
-        vendor = self._vendor(request)
+        vendor = self._vendor(request.model)
         content = encode_request(
             request,
             retrieve=self._retrieval(request, vendor.runtime),
@@ -102,7 +102,7 @@ class VendorHttpAdapter:
         self, request: InferenceRequest, job: Deferred, answer: bytes | None
     ) -> InferenceResult | Unsuitable | Deferred:
         """Take the answer that was posted, or ask after the job."""
-        vendor = self._vendor(request)
+        vendor = self._vendor(request.model)
         if answer is not None:
             return self._posted(answer, request, vendor, job)
         if not job.job_reference:  # the deadline ends it
@@ -112,15 +112,15 @@ class VendorHttpAdapter:
             raise JobLostError("the vendor's service does not know the job any more")
         return self._decoded(found, request, vendor, known=job.job_reference)
 
-    def abandon(self, request: InferenceRequest, job: Deferred) -> None:
-        """Tell the vendor, where it can be told."""
+    def abandon(self, model: ModelKey, job: Deferred) -> None:
+        """Tell the vendor, where the job has a name."""
         if job.job_reference:
-            self._vendor(request).service.cancel(job.job_reference)
+            self._vendor(model).service.cancel(job.job_reference)
 
-    def _vendor(self, request: InferenceRequest) -> _Vendor:
-        found = self._vendors.get(request.model)
+    def _vendor(self, model: ModelKey) -> _Vendor:
+        found = self._vendors.get(model)
         if found is None:
-            raise TransientError(f"{request.model} is not loaded")
+            raise TransientError(f"{model} is not loaded")
         return found
 
     def _retrieval(self, request: InferenceRequest, runtime: VendorHttpRuntime) -> Retrieval | None:
@@ -184,9 +184,8 @@ class VendorHttpAdapter:
 def _kept(
     said: InferenceResult | Unsuitable, vendor: _Vendor, job_reference: str
 ) -> InferenceResult | Unsuitable:
-    if isinstance(said, Unsuitable):
-        return said
-    check_promise(said, vendor.card.output)
+    if isinstance(said, InferenceResult):
+        check_promise(said, vendor.card.output)
     job = f" job {job_reference[:64]}" if job_reference else ""
     return replace(said, ran_on=f"vendor_http {_origin(vendor.runtime.url)}{job}")
 

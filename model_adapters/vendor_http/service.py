@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from hub.domain.model_runtime import VendorHttpRuntime
-from hub.errors import CaidxError, RejectedError, TransientError
+from hub.errors import RejectedError, TransientError
 from hub.formats.contract import MEDIA_TYPE
 from hub.formats.http_answers import is_passing, is_taken
 from hub.ports import Clock
@@ -71,11 +71,13 @@ class Service:
         return None if answer.status in _GONE else _must_be_taken(answer)
 
     def cancel(self, job_reference: str) -> None:
-        """Nobody waits for the job any more; whether the service listens is its own affair."""
-        try:
-            self._exchange("DELETE", self._job_url(job_reference))
-        except CaidxError:
-            return
+        """Nobody waits for the job any more; any answer will do.
+
+        Raises:
+            TransientError: no answer.
+            RejectedError: its address may not be asked any more.
+        """
+        self._exchange("DELETE", self._job_url(job_reference))
 
     def close(self) -> None:
         self._peer.close()

@@ -172,6 +172,7 @@ def test_where_it_ran_stands_in_the_audit_log(asked: Asked) -> None:
     assert found["v-ok|1.0.0"] == f"vendor_http {root}"
     assert found["v-poll|1.0.0"].startswith("vendor_http http://127.0.0.1:")
     assert " job job-" in found["v-poll|1.0.0"]
+    assert found["v-unsuitable|1.0.0"].startswith("vendor_http http://127.0.0.1:")
 
 
 def test_nobody_follows_a_redirect(asked: Asked) -> None:
@@ -340,11 +341,12 @@ def test_two_workers_on_postgresql_make_one_result(
         assert webhooks(one) == [("answer", 200)]
 
 
-def test_a_vendor_whose_model_is_suspended_is_not_asked_after_its_job(
+def test_a_vendor_whose_model_is_suspended_is_told_and_not_asked_after_its_job(
     start_hub: StartHub, tmp_path: Path
 ) -> None:
-    with vendor("never", runtime={"poll_seconds": 0.2}) as one:
-        hub = start_hub(sections=sections(tmp_path, [one]))
+    rarely = vendor("rarely", "never", runtime={"poll_seconds": 50.0})
+    with vendor("never", runtime={"poll_seconds": 0.2}) as one, rarely as other:
+        hub = start_hub(sections=sections(tmp_path, [one, other]))
         study = phantom(tmp_path / "study", slices=2)
         hub.send(list(study.files))
 
@@ -352,10 +354,17 @@ def test_a_vendor_whose_model_is_suspended_is_not_asked_after_its_job(
             return int(one.statistics["counts"].get("asked-after", 0))
 
         wait_for(lambda: asked_after() >= 2, "the vendor to be asked after the job")
-        hub.caidx("model", "suspend", one.model_id, "--reason", "it mixes patients up")
+        for each in (one, other):
+            hub.caidx("model", "suspend", each.model_id, "--reason", "it mixes patients up")
         done = time.monotonic()
-        wait_for(lambda: state_of(hub, one.model_id) != "waiting", "the request to end", 5.0)
+        for each in (one, other):
+            wait_for(lambda each=each: state_of(hub, each.model_id) != "waiting", "the end", 5.0)
+            wait_for(lambda each=each: cancelled(each) == 1, "the vendor to be told", 5.0)
         assert time.monotonic() - done < 5.0
+        told = "SELECT outcome FROM audit_log WHERE action = 'inference.abandoned'"
+        wait_for(lambda: len(hub.rows(told)) == 2, "the audit log to say so")
+        assert {row["outcome"] for row in hub.rows(told)} == {"success"}
+        assert "model.broken" not in hub.log_text()
         last = asked_after()
         timeline = hub.wait_for_study(study.study_instance_uid)
         ended = {row.model_id: (row.state, row.detail) for row in timeline.requests}
@@ -365,6 +374,10 @@ def test_a_vendor_whose_model_is_suspended_is_not_asked_after_its_job(
         assert "is suspended by user:" in detail
         time.sleep(1.0)  # five times as long as it waited between two questions
         assert asked_after() == last
+
+
+def cancelled(one: Misbehaving) -> int:
+    return int(one.statistics["counts"].get("cancelled", 0))
 
 
 def state_of(hub: RunningHub, model_id: str = "v-slow") -> str:

@@ -314,6 +314,7 @@ def test_input_outside_the_intended_use_is_an_answer(harness: Harness) -> None:
     assert isinstance(found, Unsuitable)
     assert found.request_id == "uneven"
     assert found.reasons
+    assert found.ran_on == harness.name  # no server was asked, and somebody looked
 
 
 def test_an_answer_that_is_none_is_never_a_result(harness: Harness) -> None:

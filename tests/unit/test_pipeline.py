@@ -13,7 +13,14 @@ import sqlalchemy as sa
 from hub.domain.coding import Code
 from hub.domain.delivery import DeliveryState, Document, DocumentKind, Receipt, RetryPolicy
 from hub.domain.finding import Finding
-from hub.domain.inference import InferenceRequest, InferenceResult, ModelKey, Outcome, Priority
+from hub.domain.inference import (
+    InferenceRequest,
+    InferenceResult,
+    ModelKey,
+    Outcome,
+    Priority,
+    Unsuitable,
+)
 from hub.domain.model_card import ModelCard
 from hub.domain.model_input import VolumeInput
 from hub.domain.routing import Route, RouteMode
@@ -28,7 +35,7 @@ from hub.pipeline import DocumentStore, Pipeline
 from hub.ports import EndOfTransfer, ModelPackage, ReceivedObject, Sender
 from hub.registry import Registry, RunningDestination, RunningModel
 from hub.store import audit
-from hub.store.database import Database, migrate, open_database, sqlite_url
+from hub.store.database import Database
 from hub.store.delivery_ledger import DeliveryLedger
 from hub.store.index_batch import QuietTimes
 from hub.store.journal import Journal
@@ -38,6 +45,7 @@ from hub.store.schema import alerts, requests, results, route_decisions
 from hub.store.schema import deliveries as deliveries_table
 from tests.builders import model_card
 from tests.fakes import FakeAdapter, FakeDestination, FrozenClock, RecordingJobs
+from tests.migrated import migrated_sqlite
 from tests.stored import StoreBench
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -80,6 +88,7 @@ class Bench:
         work = {
             "study": self.pipeline.run_study,
             "request": self.pipeline.run_request,
+            "abandon": self.pipeline.run_abandon,
             "report": self.pipeline.run_report,
             "delivery": self.pipeline.run_delivery,
         }
@@ -161,8 +170,7 @@ def make_bench(tmp_path: Path, database: Database | None = None) -> Bench:
     """A pipeline with one model, one route and two destinations, in an empty folder."""
     clock, jobs = FrozenClock(), RecordingJobs()
     if database is None:
-        database = open_database(sqlite_url(tmp_path / "hub.sqlite"))
-        migrate(database)
+        database = migrated_sqlite(tmp_path / "hub.sqlite")
     adapter = FakeAdapter(clock, [_finding])
     destinations = {"pacs": FakeDestination(), "ehr": FakeDestination()}
     kinds = {"pacs": (DocumentKind.PDF,), "ehr": (DocumentKind.FHIR,)}
@@ -280,10 +288,24 @@ def test_outside_intended_use_is_a_result_and_the_model_is_not_asked(bench: Benc
     bench.pipeline = replace(bench.pipeline, registry=registry)
     bench.receive()
     bench.finish()
+    assert finished(bench) == ("unsuitable", "")  # nobody was asked
     assert bench.column(results.c.outcome) == ["unsuitable"]
     assert bench.adapter.asked == []
     assert bench.destinations["ehr"].delivered == []
     assert bench.column(alerts.c.kind) == []
+
+
+def test_the_audit_log_says_who_called_an_input_unsuitable(bench: Bench) -> None:
+    bench.adapter.answers = [lambda r: Unsuitable(r.request_id, ("too thick",), ran_on="there")]
+    bench.receive()
+    bench.finish()
+    assert finished(bench) == ("unsuitable", "there")
+
+
+def finished(bench: Bench) -> tuple[object, object]:
+    events = audit.events(bench.pipeline.database)
+    (event,) = [one for one in events if one.action == "inference.finished"]
+    return event.detail["result"], event.detail["ran_on"]
 
 
 def test_input_that_only_the_model_can_refuse_is_unsuitable_too(bench: Bench) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hub.domain.inference import Deferred, InferenceRequest, InferenceResult, Unsuitable
+from hub.domain.inference import (
+    Deferred,
+    InferenceRequest,
+    InferenceResult,
+    ModelKey,
+    Unsuitable,
+)
 from hub.domain.model_runtime import VendorHttpRuntime
 from hub.errors import JobLostError, LeftToRecoveryError, RejectedError, TransientError
 from hub.ports import ModelPackage
@@ -32,6 +38,8 @@ class Later(FakeAdapter):
     said: list[object] = field(default_factory=list)
     resumed: list[tuple[Deferred, bytes | None]] = field(default_factory=list)
     abandoned: list[Deferred] = field(default_factory=list)
+    refuses: list[Exception] = field(default_factory=list)
+    """What is raised when it is told that nobody waits, one after another."""
     deadlines: set[object] = field(default_factory=set)
 
     def infer(self, request: InferenceRequest) -> InferenceResult | Unsuitable | Deferred:
@@ -45,12 +53,17 @@ class Later(FakeAdapter):
         self.deadlines.add(request.deadline)
         self.resumed.append((job, answer))
         said = self.said.pop(0) if len(self.said) > 1 else self.said[0]
+        if callable(said):
+            said = said()
         if isinstance(said, BaseException):
             raise said
         return self._later(request) if said == "later" else _finding(request)
 
-    def abandon(self, request: InferenceRequest, job: Deferred) -> None:
+    def abandon(self, model: ModelKey, job: Deferred) -> None:
+        assert model == KEY
         self.abandoned.append(job)
+        if self.refuses:
+            raise self.refuses.pop(0)
 
     def _later(self, request: InferenceRequest) -> Deferred:
         soon = self.clock.now() + timedelta(seconds=5)
@@ -191,6 +204,7 @@ def test_after_the_deadline_nobody_asks_any_more(this: Waiting) -> None:
     assert this.state == "failed"
     assert "no answer came by the deadline" in str(this.bench.column(requests.c.detail)[0])
     assert len(this.adapter.resumed) == WITHIN / 5 - 1
+    this.bench.finish()
     assert [job.job_reference for job in this.adapter.abandoned] == ["job-1"]
     assert "inference.failed" in this.bench.column(alerts.c.kind)
     assert this.call_back() is Taken.LATE

@@ -15,6 +15,7 @@ from hub.bootstrap.vendor_requests import VendorRequests
 from hub.errors import RejectedError
 from hub.store.callbacks import Taken
 from hub.web.context import WebContext, web_context
+from hub.web.refusals import Refusal
 
 router = APIRouter(tags=["vendors"])
 
@@ -23,10 +24,18 @@ MOST_BYTES = 16 << 20
 RequestId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="Of the request.")]
 
 _REFUSED = {
-    Taken.REPLAYED: (HTTPStatus.CONFLICT, "webhook-id was used before, for another message"),
-    Taken.SECOND: (HTTPStatus.CONFLICT, "another answer to this request was taken before"),
-    Taken.NOT_ASKED: (HTTPStatus.CONFLICT, "the request was not sent yet"),
-    Taken.LATE: (HTTPStatus.GONE, "nobody waits for this answer any more"),
+    Taken.REPLAYED: (
+        Refusal.REPLAYED_ANSWER,
+        HTTPStatus.CONFLICT,
+        "webhook-id was used before, for another message",
+    ),
+    Taken.SECOND: (
+        Refusal.SECOND_ANSWER,
+        HTTPStatus.CONFLICT,
+        "another answer to this request was taken before",
+    ),
+    Taken.NOT_ASKED: (Refusal.UNASKED_ANSWER, HTTPStatus.CONFLICT, "the request was not sent yet"),
+    Taken.LATE: (Refusal.LATE_ANSWER, HTTPStatus.GONE, "nobody waits for this answer any more"),
 }
 
 
@@ -57,11 +66,20 @@ async def answer(request_id: RequestId, request: Request) -> CallbackTaken:
         body = await _body(request)
         taken = await run_in_threadpool(vendors.take, row, headers, body)
     except RejectedError as error:
-        structlog.get_logger().warning("callback.refused", reason=str(error))
-        raise HTTPException(HTTPStatus.UNAUTHORIZED, str(error)) from None
+        raise _refused(
+            request, Refusal.WRONG_SIGNATURE, HTTPStatus.UNAUTHORIZED, str(error)
+        ) from None
     if taken in _REFUSED:
-        raise HTTPException(*_REFUSED[taken])
+        raise _refused(request, *_REFUSED[taken])
     return CallbackTaken(request_id=request_id, taken="new" if taken is Taken.NEW else "again")
+
+
+def _refused(request: Request, reason: Refusal, status: HTTPStatus, detail: str) -> HTTPException:
+    """Each one is answered and counted, and told in the log without a flood."""
+    address = "" if request.client is None else request.client.host
+    if web_context(request).refusals.count(reason, address):
+        structlog.get_logger().warning("callback.refused", reason=detail)
+    return HTTPException(status, detail)
 
 
 def vendors_of(context: WebContext) -> VendorRequests:

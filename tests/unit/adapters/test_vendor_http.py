@@ -157,9 +157,14 @@ def test_only_who_calls_back_is_told_where(scripted: Script) -> None:
     assert message["callback"]["url"].endswith(f"/callbacks/{REQUEST.request_id}")
 
 
-def test_unsuitable_is_an_answer(scripted: Script) -> None:
+def test_unsuitable_is_an_answer_and_says_whose(scripted: Script) -> None:
     answer = Unsuitable(REQUEST.request_id, ("Too thick.",))
-    assert asked(scripted(said(encode_answer(answer)))).infer() == answer
+    this = asked(scripted(said(encode_answer(answer))), answer="poll")
+    root = f"vendor_http {this.server.url.removesuffix('/base')}"
+    assert this.infer() == replace(answer, ran_on=root)
+    assert this.resume() == replace(answer, ran_on=f"{root} job job-1")
+    posted = this.resume(answer=encode_answer(answer))
+    assert posted == replace(answer, ran_on=f"{root} job job-1")
 
 
 @pytest.mark.parametrize(
@@ -325,14 +330,27 @@ def test_the_answer_that_was_posted_is_taken_without_asking(scripted: Script) ->
         this.resume(answer=b"\x00")
 
 
-def test_a_job_is_abandoned_as_well_as_can_be(scripted: Script) -> None:
-    this = asked(scripted(said(b"", 500)), answer="poll")
+@pytest.mark.parametrize("status", [200, 204, 302, 401, 404, 500])
+def test_whoever_is_told_that_nobody_waits_may_answer_as_he_likes(
+    scripted: Script, status: int
+) -> None:
+    this = asked(scripted(said(b"", status)), answer="poll")
     job = Deferred(REQUEST.request_id, "job-1", CLOCK.now())
-    this.adapter.abandon(this.request, job)
-    this.adapter.abandon(this.request, replace(job, job_reference=""))
-    assert [(r[":method"], r[":path"]) for r in this.server.requests] == [
-        ("DELETE", "/base/lung/job-1")
-    ]
+    this.adapter.abandon(KEY, job)
+    this.adapter.abandon(KEY, replace(job, job_reference=""))
+    told = {(r[":method"], r[":path"]) for r in this.server.requests}
+    assert told == {("DELETE", "/base/lung/job-1")}
+
+
+def test_whoever_does_not_answer_that_is_told_again(scripted: Script) -> None:
+    cut_off = {"Content-Length": "9"}
+    this = asked(scripted((200, b"x", cut_off)), answer="poll")
+    job = Deferred(REQUEST.request_id, "job-1", CLOCK.now())
+    with pytest.raises(TransientError):
+        this.adapter.abandon(KEY, job)
+    this.adapter.unload(KEY)
+    with pytest.raises(TransientError, match="is not loaded"):
+        this.adapter.abandon(KEY, job)
 
 
 def test_a_model_that_is_not_loaded_is_not_asked(scripted: Script) -> None:

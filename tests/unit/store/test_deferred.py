@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -10,13 +11,16 @@ import pytest
 
 from hub.domain.delivery import RetryPolicy
 from hub.domain.inference import Deferred, ModelKey, Priority
+from hub.domain.registration import RegistrationState
 from hub.domain.study import StudyKey
 from hub.errors import JobLostError, TransientError
 from hub.ports import Job
 from hub.store import audit, deferred, results
-from hub.store.callbacks import CallbackLedger, Taken
+from hub.store.abandoning import ABANDON_JOB, AbandonLedger
+from hub.store.callbacks import MOST_REFUSALS, CallbackLedger, Taken
 from hub.store.database import Database
 from hub.store.journal import Journal
+from hub.store.registrations import RegistrationLedger
 from hub.store.request_ledger import MOST_LOST_ATTEMPTS, RequestLedger
 from hub.store.results import RequestRow, RequestState
 from tests.fakes import FrozenClock, RecordingJobs
@@ -332,6 +336,61 @@ def test_what_comes_too_late_is_refused_and_recorded(desk: Desk, *, ended: bool)
     assert desk.actions()[-1] == "callback.refused"
 
 
+def refusals(desk: Desk) -> list[tuple[object, object]]:
+    """Of `ID`, as the audit log has them: the reason, and whether it is the last that is told."""
+    found = [e for e in audit.events(desk.database) if e.action == "callback.refused"]
+    return [(e.detail["reason"], e.detail["is_last"]) for e in found if ID in e.entity]
+
+
+def test_the_same_refused_message_again_is_one_audit_row(desk: Desk) -> None:
+    waiting(desk)
+    desk.callbacks.take(ID, "v m-1", BODY)
+    for number in range(5):
+        assert desk.callbacks.take(ID, f"v m-2{number}", b"{}") is Taken.SECOND
+        assert desk.callbacks.take(ID, "v m-1", b"{}") is Taken.REPLAYED
+    assert refusals(desk) == [("second", False), ("replayed", False)]
+    desk.requests.end(desk.begun(), RequestState.FAILED, "it broke")
+    for number in range(5):
+        assert desk.callbacks.take(ID, f"v m-2{number}", b"{}") is Taken.LATE
+    assert refusals(desk)[2:] == [("late", False)]
+
+
+def test_a_vendor_that_posts_on_and_on_does_not_fill_the_audit_log(desk: Desk) -> None:
+    waiting(desk)
+    other_process = CallbackLedger(desk.database, desk.jobs, Journal(desk.clock, "vendor:lung"))
+    assert desk.callbacks.take(ID, "v m-1", BODY) is Taken.NEW
+    for number in range(2 * MOST_REFUSALS):
+        ledger = (desk.callbacks, other_process)[number % 2]
+        assert ledger.take(ID, f"v m-{number + 2}", b"%d" % number) is Taken.SECOND
+    assert refusals(desk) == [("second", n == MOST_REFUSALS - 1) for n in range(MOST_REFUSALS)]
+    assert desk.callbacks.take(OTHER, "v m-99", BODY) is Taken.NOT_ASKED  # it counts for itself
+    assert list(audit.events(desk.database))[-1].entity == f"request:{OTHER}"
+    assert desk.actions().count("callback.taken") == 1
+    assert audit.verify(desk.database)[1] is None
+
+
+def test_what_is_taken_is_recorded_however_much_was_refused_before(desk: Desk) -> None:
+    for number in range(2 * MOST_REFUSALS):
+        assert desk.callbacks.take(ID, f"v m-{number}", b"%d" % number) is Taken.NOT_ASKED
+    waiting(desk)
+    assert desk.callbacks.take(ID, "v m-taken", BODY) is Taken.NEW
+    last = list(audit.events(desk.database))[-1]
+    assert (last.action, last.detail["length"]) == ("callback.taken", len(BODY))
+
+
+def test_processes_that_refuse_at_the_same_moment_count_together(desk: Desk) -> None:
+    waiting(desk)
+    desk.callbacks.take(ID, "v m-1", BODY)
+
+    def post(number: int) -> Taken:
+        return desk.callbacks.take(ID, f"v m-{number + 2}", b"%d" % number)
+
+    with ThreadPoolExecutor(4) as posting:
+        answers = list(posting.map(post, range(3 * MOST_REFUSALS)))
+    assert set(answers) == {Taken.SECOND}
+    assert len(refusals(desk)) == MOST_REFUSALS
+
+
 def test_an_answer_that_cannot_be_used_now_is_not_asked_for_again(desk: Desk) -> None:
     waiting(desk)
     desk.callbacks.take(ID, "v m-1", BODY)
@@ -361,6 +420,75 @@ def test_old_messages_are_forgotten(desk: Desk) -> None:
     with desk.database.write() as connection:
         deferred.forget_callbacks(connection, desk.clock.now())
     assert desk.callbacks.take(OTHER, "v m-1", BODY) is Taken.NOT_ASKED
+
+
+# --- nobody waits any more ------------------------------------------------------------------------
+
+
+def stop(desk: Desk, state: RegistrationState = RegistrationState.SUSPENDED) -> None:
+    model, journal = desk.row().model, Journal(desk.clock, "user:anna")
+    ledger = RegistrationLedger(desk.database, journal)
+    ledger.note_configured(model, vendor="v", runtime_kind="vendor_http")
+    ledger.change(model, state, "wrong units")
+
+
+def test_who_works_on_an_answer_is_told_in_the_transaction_that_ends_the_wait(desk: Desk) -> None:
+    waiting(desk)
+    row = desk.begun("1")
+    desk.jobs.enqueued.clear()
+    desk.requests.end(row, RequestState.FAILED, "too late", abandons=True)
+    (job,) = [job for job in desk.jobs.enqueued if job.kind == ABANDON_JOB]
+    assert (job.queue, job.partition, job.argument) == ("inference-4", "lung", f"{ID} 1 job-1")
+    told = AbandonLedger(desk.database, desk.jobs, desk.requests.journal).begin(job.argument)
+    assert told is not None
+    assert (told.row.request_id, told.job.job_reference) == (ID, "job-1")
+
+
+@pytest.mark.parametrize("job_reference", ["", "job-1"])
+def test_where_there_is_nothing_to_stop_nobody_is_told(desk: Desk, job_reference: str) -> None:
+    """A job without a name; an answer that is here."""
+    desk.requests.wait(desk.begun(), desk.job(job_reference))
+    if job_reference:
+        desk.callbacks.take(ID, "v m-1", BODY)
+    desk.requests.end(desk.begun("1"), RequestState.FAILED, "it broke", abandons=True)
+    assert [job for job in desk.jobs.enqueued if job.kind == ABANDON_JOB] == []
+
+
+def test_of_a_request_that_was_deleted_nobody_is_told(desk: Desk) -> None:
+    ledger = AbandonLedger(desk.database, desk.jobs, desk.requests.journal)
+    assert ledger.begin(f"{'f' * 32} 1 job-1") is None
+
+
+@pytest.mark.parametrize("state", [RegistrationState.SUSPENDED, RegistrationState.RETIRED])
+def test_who_waits_for_a_stopped_model_is_woken(desk: Desk, state: RegistrationState) -> None:
+    waiting(desk)
+    assert desk.requests.wake_stopped() == 0
+    desk.jobs.enqueued.clear()
+    stop(desk, state)
+    assert desk.requests.wake_stopped() == 1
+    assert desk.requests.wake_stopped() == 1  # as long as it waits; the job's name is the same
+    first, second = desk.jobs.enqueued
+    assert first == second
+    assert (first.argument, first.delay_seconds) == (f"{ID} 1", 0.0)
+    assert desk.begin("1") is not None
+    assert desk.requests.wake_stopped() == 0
+
+
+def test_the_version_before_is_woken_with_the_one_that_took_its_place(desk: Desk) -> None:
+    """Whoever suspends a model suspends what it was asked before, too."""
+    waiting(desk)
+    journal = Journal(desk.clock, "user:anna")
+    ledger = RegistrationLedger(desk.database, journal)
+    later = ModelKey("lung", "2.0", "cd" * 32)
+    for model in (desk.row().model, later):
+        ledger.add(model, vendor="v", runtime_kind="vendor_http", reason="offered")
+        ledger.change(model, RegistrationState.ACTIVE, "tried")
+    older = ModelKey("lung", "0.9", "ef" * 32)
+    ledger.add(older, vendor="v", runtime_kind="vendor_http", reason="offered")
+    ledger.change(older, RegistrationState.RETIRED, "it is old")
+    assert desk.requests.wake_stopped() == 0  # another version is stopped, and replaced
+    ledger.change(later, RegistrationState.SUSPENDED, "wrong units")
+    assert desk.requests.wake_stopped() == 1
 
 
 def test_a_request_that_waits_is_open(desk: Desk) -> None:

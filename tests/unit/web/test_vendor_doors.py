@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import structlog
 from fastapi.testclient import TestClient
 
 from hub.bootstrap.vendor_door import RetrievalTokens, SignedDoor
@@ -109,6 +110,29 @@ def test_each_outcome_has_its_status(
     assert answer.status_code == status
     if status != 200:
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (Taken.REPLAYED, "replayed-answer"),
+        (Taken.SECOND, "second-answer"),
+        (Taken.NOT_ASKED, "unasked-answer"),
+        (Taken.LATE, "late-answer"),
+        (RejectedError("no signature is right"), "wrong-signature"),
+    ],
+)
+def test_what_is_refused_is_counted_and_logged_once_in_a_while(
+    database: object, vendors: FakeVendors, outcome: Taken | Exception, reason: str
+) -> None:
+    vendors.outcome = outcome
+    context = replace(context_over(database), vendors=vendors)  # type: ignore[arg-type]
+    client = client_with_key(create_app(context), None)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(5):
+            client.post(f"/api/v1/callbacks/{ID}", content=b"{}", headers=SIGNED)
+    assert context.refusals.counts[reason] == 5
+    assert [line["event"] for line in lines] == ["request refused", "callback.refused"]
 
 
 def test_of_a_request_that_is_not_known_nothing_is_kept(
