@@ -27,7 +27,7 @@ from hub.domain.study import Study, StudyKey
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.fetching import ENDPOINT_OF, STUDY_FETCH_SECONDS, Fetching
 from hub.identity_gate import order_mismatches
-from hub.order_values import OrderValues, current
+from hub.order_values import OrderValues, RecordRefusedError, current
 from hub.ports import Expectation, ExpectationSource, StudyQuery
 from hub.store import fetches, instances, observations, order_rows, results, studies
 from hub.store.fetches import Fetch, FetchKind, FetchState
@@ -312,6 +312,9 @@ class OrderSteps:
             return None
         try:
             gathered = self.values.gather(order, codes)
+        except RecordRefusedError as error:
+            self.ledger.end(row, OrderState.FAILED, (str(error),), FAILED_ALARM)
+            return None
         except TransientError as error:
             if self.ledger.is_late(row, RECORD_WAITS):
                 self.ledger.end(row, OrderState.FAILED, (str(error),), FAILED_ALARM)

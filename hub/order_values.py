@@ -6,7 +6,8 @@ read as "no value": the order waits, or stops and says why.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -22,6 +23,10 @@ from hub.store import observations, patients
 from hub.store.database import Database
 
 _KNOWN_BY = {"patient_birth_date": "birth date", "patient_sex": "sex"}
+
+
+class RecordRefusedError(RejectedError):
+    """A health record does not give its values to the hub: that is no fault of whoever asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,8 @@ class OrderValues:
 
         Raises:
             TransientError: a record cannot be asked now.
-            RejectedError: a record refuses, or contradicts the order about the patient.
+            RejectedError: a record does not know the patient, or contradicts the order about him.
+            RecordRefusedError: it knows him, and does not give his values.
         """
         with self.database.read() as connection:
             patient = current(connection, order.patient)
@@ -55,14 +61,10 @@ class OrderValues:
                 sent += observations.of_patient(connection, order.patient)
         told: list[Observation] = []
         for name, record in self.records.items():
-            try:
+            with _telling(name, RejectedError):
                 patient = _completed(patient, record.patient(patient), name)
+            with _telling(name, RecordRefusedError):
                 told += record.observations(patient, tuple(codes), None)
-            except TransientError as error:
-                message = f"health record {name} could not be asked: {error}"
-                raise TransientError(message, retry_after=error.retry_after) from error
-            except RejectedError as error:
-                raise RejectedError(f"health record {name}: {error}") from error
         values = observations.chosen(codes, told, sent, order.observations)
         return Gathered(patient, values)
 
@@ -85,6 +87,18 @@ class OrderValues:
         return tuple(
             next(iter(by.of(value)), value) for by, value in zip(told, values, strict=True)
         )
+
+
+@contextmanager
+def _telling(record: str, refused: type[RejectedError]) -> Iterator[None]:
+    """Say which record it is."""
+    try:
+        yield
+    except TransientError as error:
+        message = f"health record {record} could not be asked: {error}"
+        raise TransientError(message, retry_after=error.retry_after) from error
+    except RejectedError as error:
+        raise refused(f"health record {record}: {error}") from error
 
 
 def current(connection: sa.Connection, patient: PatientIdentity) -> PatientIdentity:

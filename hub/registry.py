@@ -166,12 +166,15 @@ class Registry:
         return self.cards.get(key)
 
     def snapshot(self) -> Registry:
-        """The models as they are now, for one piece of work."""
+        """The models as they are now, for one piece of work.
+
+        By their items: what goes by keys would ask for one that has just gone.
+        """
         return replace(
             self,
-            models=dict(self.models),
-            broken_models=dict(self.broken_models),
-            suspended=dict(self.suspended),
+            models=dict(self.models.items()),
+            broken_models=dict(self.broken_models.items()),
+            suspended=dict(self.suspended.items()),
         )
 
     def why_not(self, model_id: str) -> str | None:

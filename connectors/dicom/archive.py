@@ -129,13 +129,21 @@ class DicomArchive:
                 code = status_in(status)
                 if code in _PENDING:
                     self._in_time(opened, deadline)
-                    if answer is not None:
-                        found.append(answer)
+                    found.append(self._readable(opened, answer))
                     if limit is not None and len(found) == limit:
                         opened.send_c_cancel(1, query_model=_FIND)
+                elif code == _CANCELLED and (limit is None or len(found) < limit):
+                    raise TransientError(f"{self._peer} ended the C-FIND before all was told")
                 elif code not in {SUCCESS, _CANCELLED}:
                     raise self._refused("C-FIND", code)
         return found if limit is None else found[:limit]
+
+    def _readable(self, opened: Any, answer: Dataset | None) -> Dataset:
+        """What is left out of an answer would be taken for something that is not there."""
+        if answer is None:
+            opened.abort()
+            raise TransientError(f"{self._peer} answered the C-FIND with what cannot be read")
+        return answer
 
     # --- studies -----------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from connectors.dicom.normalized_data import (
     text,
     uid,
 )
-from connectors.dicom.services import Handler, RefusedError
+from connectors.dicom.services import Handler, RefusedError, reading
 from hub.ports import Expectation, ExpectationSource, Knowledge, NamedSeries, SourceContext
 
 _SUCCESS = 0x0000
@@ -42,12 +42,13 @@ class AvailabilityNotificationService:
         """
         if request.command is not CommandField.N_CREATE:
             raise RefusedError(NO_SUCH_OPERATION, "only N-CREATE is offered")
-        data_set = decoded(request)
-        study = required_uid(data_set, "StudyInstanceUID")
-        series = items(data_set, "ReferencedSeriesSequence")
-        if not series:
-            raise RefusedError(MISSING_ATTRIBUTE, "ReferencedSeriesSequence is missing")
-        available = tuple(_available(one) for one in series)
+        with reading():
+            data_set = decoded(request)
+            study = required_uid(data_set, "StudyInstanceUID")
+            series = items(data_set, "ReferencedSeriesSequence")
+            if not series:
+                raise RefusedError(MISSING_ATTRIBUTE, "ReferencedSeriesSequence is missing")
+            available = tuple(_available(one) for one in series)
         named = tuple(dict.fromkeys(name for one in available for name in one.sop_instance_uids))
         if named:
             source = ExpectationSource.AVAILABILITY_NOTIFICATION

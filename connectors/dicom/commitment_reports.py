@@ -19,7 +19,7 @@ from connectors.dicom.normalized_data import (
     items,
     required_uid,
 )
-from connectors.dicom.services import Handler, RefusedError
+from connectors.dicom.services import Handler, RefusedError, reading
 from hub.ports import CommitmentReport, Knowledge, SourceContext
 
 WELL_KNOWN_INSTANCE = "1.2.840.10008.1.20.1.1"
@@ -75,7 +75,9 @@ class CommitmentReportService:
             raise RefusedError(NO_SUCH_OPERATION, "only N-EVENT-REPORT is taken")
         if request.event_type_id not in _EVENT_TYPES:
             raise RefusedError(_NO_SUCH_EVENT_TYPE, "the event types are 1 and 2")
-        self.knowledge.commitment_answered(commitment_report(decoded(request)))
+        with reading():
+            report = commitment_report(decoded(request))
+        self.knowledge.commitment_answered(report)
         return NormalizedResponse(_SUCCESS, sop_instance_uid=WELL_KNOWN_INSTANCE)
 
 

@@ -20,7 +20,7 @@ from connectors.dicom.normalized_data import (
     text,
     uid,
 )
-from connectors.dicom.services import PROCESSING_FAILURE, Handler, RefusedError
+from connectors.dicom.services import PROCESSING_FAILURE, Handler, RefusedError, reading
 from hub.ports import Knowledge, NamedSeries, ProcedureStep, SourceContext
 
 _DUPLICATE_INSTANCE = 0x0111
@@ -52,37 +52,49 @@ class ProcedureStepService:
         raise RefusedError(NO_SUCH_OPERATION, "only N-CREATE and N-SET are offered")
 
     def _create(self, request: NormalizedRequest) -> NormalizedResponse:
-        data_set = decoded(request)
+        with reading():
+            data_set = decoded(request)
         name = request.sop_instance_uid or f"2.25.{uuid4().int}"
         if self.knowledge.procedure_step(name) is not None:
             raise RefusedError(_DUPLICATE_INSTANCE, "this procedure step exists already")
-        status = text(data_set, "PerformedProcedureStepStatus")
-        if not status:
-            raise RefusedError(MISSING_ATTRIBUTE, "PerformedProcedureStepStatus is missing")
-        if status != _IN_PROGRESS:
-            raise RefusedError(INVALID_ATTRIBUTE, "a new procedure step must be IN PROGRESS")
-        scheduled = items(data_set, "ScheduledStepAttributesSequence")
-        if not scheduled:
-            raise RefusedError(MISSING_ATTRIBUTE, "ScheduledStepAttributesSequence is missing")
-        study = required_uid(scheduled[0], "StudyInstanceUID")
-        self.knowledge.keep_procedure_step(ProcedureStep(name, study, status, _made(data_set)))
+        with reading():
+            step = _new_step(name, data_set)
+        self.knowledge.keep_procedure_step(step)
         return NormalizedResponse(_SUCCESS, sop_instance_uid=name)
 
     def _set(self, request: NormalizedRequest) -> NormalizedResponse:
-        data_set = decoded(request)
+        with reading():
+            data_set = decoded(request)
         known = self.knowledge.procedure_step(request.sop_instance_uid)
         if known is None:
             raise RefusedError(_NO_SUCH_INSTANCE, "there is no such procedure step")
         if known.status != _IN_PROGRESS:
             raise RefusedError(PROCESSING_FAILURE, _NO_LONGER)
-        status = text(data_set, "PerformedProcedureStepStatus") or known.status
-        if status not in {_IN_PROGRESS, *_FINAL}:
-            raise RefusedError(INVALID_ATTRIBUTE, "PerformedProcedureStepStatus is unknown")
-        made = _made(data_set) if "PerformedSeriesSequence" in data_set else known.series
-        self.knowledge.keep_procedure_step(
-            ProcedureStep(known.sop_instance_uid, known.study_instance_uid, status, made)
-        )
+        with reading():
+            step = _changed(known, data_set)
+        self.knowledge.keep_procedure_step(step)
         return NormalizedResponse(_SUCCESS, sop_instance_uid=known.sop_instance_uid)
+
+
+def _new_step(name: str, data_set: Dataset) -> ProcedureStep:
+    status = text(data_set, "PerformedProcedureStepStatus")
+    if not status:
+        raise RefusedError(MISSING_ATTRIBUTE, "PerformedProcedureStepStatus is missing")
+    if status != _IN_PROGRESS:
+        raise RefusedError(INVALID_ATTRIBUTE, "a new procedure step must be IN PROGRESS")
+    scheduled = items(data_set, "ScheduledStepAttributesSequence")
+    if not scheduled:
+        raise RefusedError(MISSING_ATTRIBUTE, "ScheduledStepAttributesSequence is missing")
+    study = required_uid(scheduled[0], "StudyInstanceUID")
+    return ProcedureStep(name, study, status, _made(data_set))
+
+
+def _changed(known: ProcedureStep, data_set: Dataset) -> ProcedureStep:
+    status = text(data_set, "PerformedProcedureStepStatus") or known.status
+    if status not in {_IN_PROGRESS, *_FINAL}:
+        raise RefusedError(INVALID_ATTRIBUTE, "PerformedProcedureStepStatus is unknown")
+    made = _made(data_set) if "PerformedSeriesSequence" in data_set else known.series
+    return ProcedureStep(known.sop_instance_uid, known.study_instance_uid, status, made)
 
 
 def _made(data_set: Dataset) -> tuple[NamedSeries, ...]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -54,6 +55,19 @@ _LONGEST_COMMENT = 64
 
 
 log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Around what is read out of a data set, and around nothing else.
+
+    Raises:
+        RefusedError: it cannot be read.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise RefusedError(PROCESSING_FAILURE, "the data set cannot be read") from error
 
 
 class RefusedError(Exception):
@@ -113,7 +127,8 @@ class DicomServices:
         return dict.fromkeys(used, _TRANSFER_SYNTAXES)
 
     def handle(self, request: NormalizedRequest) -> NormalizedResponse:
-        """Answer; every failure is a status (PS3.7 annex C)."""
+        """Answer; every failure that is foreseen is a status (PS3.7 annex C). Another fault of
+        the hub ends the association: it is told to nobody as one of the data set."""
         try:
             is_report = request.command is CommandField.N_EVENT_REPORT
             return self._handler(request.sop_class_uid, is_used=is_report)(request)
@@ -121,12 +136,9 @@ class DicomServices:
             return NormalizedResponse(error.status, error_comment=error.comment[:_LONGEST_COMMENT])
         except TransientError:
             return NormalizedResponse(RESOURCE_LIMITATION, error_comment="try again later")
-        except CaidxError:
+        except CaidxError as error:
+            log.warning("dicom.service.failed", source=self._context.name, error=error)
             return NormalizedResponse(PROCESSING_FAILURE)
-        except UNREADABLE:
-            return NormalizedResponse(
-                PROCESSING_FAILURE, error_comment="the data set cannot be read"
-            )
 
     def _kind(self, sop_class_uid: str, *, is_used: bool) -> _Kind | None:
         wanted = (sop_class_uid, is_used)

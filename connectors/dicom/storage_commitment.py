@@ -32,7 +32,7 @@ from connectors.dicom.normalized_data import (
     uid,
 )
 from connectors.dicom.requester import Peer, association, status_in
-from connectors.dicom.services import STORAGE_COMMITMENT, RefusedError
+from connectors.dicom.services import STORAGE_COMMITMENT, RefusedError, reading
 from hub.errors import CaidxError, RejectedError, TransientError
 from hub.ports import CommitmentRequest, ReferencedInstance, SourceContext
 
@@ -86,14 +86,15 @@ class StorageCommitmentService:
         return NormalizedResponse(_SUCCESS, sop_instance_uid=_WELL_KNOWN_INSTANCE, after=answer)
 
     def _question(self, request: NormalizedRequest) -> CommitmentRequest:
-        data_set = decoded(request)
-        transaction = uid(data_set, "TransactionUID")
-        references = tuple(
-            ReferencedInstance(
-                uid(item, "ReferencedSOPClassUID"), uid(item, "ReferencedSOPInstanceUID")
+        with reading():
+            data_set = decoded(request)
+            transaction = uid(data_set, "TransactionUID")
+            references = tuple(
+                ReferencedInstance(
+                    uid(item, "ReferencedSOPClassUID"), uid(item, "ReferencedSOPInstanceUID")
+                )
+                for item in items(data_set, "ReferencedSOPSequence")
             )
-            for item in items(data_set, "ReferencedSOPSequence")
-        )
         if not transaction or not references:
             raise RefusedError(INVALID_ARGUMENT, "TransactionUID or ReferencedSOPSequence missing")
         if not all(one.sop_class_uid and one.sop_instance_uid for one in references):

@@ -132,8 +132,8 @@ class FhirRecord:
         """Every match, over all pages (R4 http.html#paging).
 
         Raises:
-            TransientError: the server cannot be asked now, or its answer is no searchset.
-            RejectedError: it refuses, leads elsewhere, or answers with too much.
+            TransientError: the server cannot be asked now, refuses, or answers no searchset.
+            RejectedError: it leads elsewhere, or answers with too much.
         """
         url = f"{self._config.url}/{resource_type}?{urlencode(asked)}"
         seen: set[str] = set()
@@ -159,9 +159,13 @@ class FhirRecord:
                 )
 
     def _bundle(self, url: str) -> Json:
-        answer = self._server.exchange("GET", url)
-        if not is_taken(answer.status):
-            raise error_of(answer.status, answer.json, answer.retry_after)
+        """A refusal is no fault of whoever orders: it waits for people who mend it."""
+        try:
+            answer = self._server.exchange("GET", url)
+            if not is_taken(answer.status):
+                raise error_of(answer.status, answer.json, answer.retry_after)
+        except RejectedError as error:
+            raise TransientError(str(error)) from error
         found = answer.json
         if not isinstance(found, dict) or found.get("resourceType") != "Bundle":
             raise TransientError("the answer is no Bundle")

@@ -3,6 +3,7 @@ the command line, the API and all who look a model up."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +26,8 @@ from hub.store.registrations import CONFIGURED, NoSuchModelError, Registration
 
 REGISTERED = "registered"
 """Where the package of a model is: `registered`, in the data directory, or `configuration`."""
+_LOOK_SECONDS = 15.0
+"""A configured package that cannot be read is not read more often: it may be large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ class ModelRegister:
         self._components = components
         self._database = database
         self._packages: PackageStore = package_store(settings)
-        self._configured: tuple[tuple[ModelSettings, ModelPackage | ConfigError], ...] | None = None
+        self._configured: dict[int, tuple[ModelPackage | ConfigError, float]] = {}
+        """By place in the configuration: the package, and when it was read (monotonic seconds)."""
         self._cards: dict[str, ModelCard] = {}
 
     def models(self) -> Sequence[ListedModel]:
@@ -160,13 +164,18 @@ class ModelRegister:
             for one in packages
         }
 
-    def _read(self) -> tuple[tuple[ModelSettings, ModelPackage | ConfigError], ...]:
-        if self._configured is None:
-            self._configured = tuple(
-                (entry, _package_or_error(entry, self._components))
-                for entry in self._settings.models
-            )
-        return self._configured
+    def _read(self) -> Sequence[tuple[ModelSettings, ModelPackage | ConfigError]]:
+        entries = enumerate(self._settings.models)
+        return [(entry, self._configured_package(number, entry)) for number, entry in entries]
+
+    def _configured_package(self, number: int, entry: ModelSettings) -> ModelPackage | ConfigError:
+        """Read once; what could not be read is looked at again: its disk may have been away."""
+        found, at = self._configured.get(number, (None, 0.0))
+        if isinstance(found, ModelPackage) or (found and time.monotonic() < at + _LOOK_SECONDS):
+            return found
+        read = _package_or_error(entry, self._components)
+        self._configured[number] = (read, time.monotonic())
+        return read
 
     def _listed_configured(
         self,

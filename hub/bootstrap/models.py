@@ -254,9 +254,8 @@ class LiveModels:
         """Whether something has to be done though nothing was registered or changed."""
         now = time.monotonic()
         running = {model.package.key for model in self._models.values()}
-        return bool(self._loaded.keys() - running) or any(
-            now >= at for _, at in self._faults.values()
-        )
+        faults = list(self._faults.values())  # whoever loads now changes them
+        return bool(self._loaded.keys() - running) or any(now >= at for _, at in faults)
 
     def _read_configured(self) -> None:
         for entry in self._hub.settings.models:

@@ -13,17 +13,21 @@ from hub.bootstrap.hub import Hub
 from hub.bootstrap.model_register import ModelRegister
 from hub.bootstrap.vendor_door import RetrievalTokens
 from hub.domain.inference import ModelKey
+from hub.domain.model_card import ModelCard
 from hub.domain.study import Instance
-from hub.errors import ConfigError, RejectedError
+from hub.errors import ConfigError, RejectedError, TransientError
 from hub.ports import CallbackVerifier, Jobs, ModelPackage, ObjectStore
 from hub.prior_steps import prior_inputs
 from hub.store import instances, results
 from hub.store.callbacks import CallbackLedger, Taken
 from hub.store.journal import Journal
+from hub.store.registrations import NoSuchModelError
 from hub.store.results import OPEN_STATES, RequestRow
 from hub.store.schema import requests
 
 _NOBODY = "no request of yours has this identifier, or the signature is not right"
+_WHO_SIGNS = "the hub cannot tell now who signs for the model"
+_WHAT_WAS_GIVEN = "the hub cannot tell now which images the model is given"
 _NO_IMAGES = "the token is not for this request, or its time is over"
 
 
@@ -104,8 +108,9 @@ class VendorRequests:
             package = self._register.package(listed)
             runtime, manifest = package.card.runtime.kind, str(package.directory)
             kind = adapter_kind(self._hub, runtime, listed.adapter, manifest)
-        except ConfigError as error:
-            raise RejectedError(_NOBODY) from error
+        except (ConfigError, NoSuchModelError) as error:
+            # He was asked, so it was known: that its package cannot be read now is not his fault.
+            raise TransientError(_WHO_SIGNS) from error
         callbacks = self._hub.components.adapters[kind].callbacks
         if callbacks is None:
             raise RejectedError(_NOBODY)
@@ -127,19 +132,29 @@ class VendorRequests:
             raise RejectedError(_NO_IMAGES)
         if row.state not in OPEN_STATES:
             raise RequestOverError("the request has ended")
-        listed = self._register.find(row.model.model_id, sha256=row.model.sha256)
+        card = self._card(row.model)
         with self._hub.database.read() as connection:
             try:
                 study = instances.load_study(connection, row.study)
             except RejectedError as error:
                 raise RequestOverError(str(error)) from error
             current = study.with_series(row.series_instance_uids)
-            wish = None if listed.card is None else listed.card.input.priors
+            wish = card.input.priors
             priors = () if wish is None else prior_inputs(connection, row, study, wish)
         found = [i for one in current for i in one.instances]
         found += [i for given in priors for one in given.series for i in one.instances]
         self._record(row, len(found))
         return RequestImages(tuple(found), self._hub.objects)
+
+    def _card(self, model: ModelKey) -> ModelCard:
+        """It says whether there are priors among the images: without it nobody knows."""
+        try:
+            card = self._register.find(model.model_id, sha256=model.sha256).card
+        except NoSuchModelError as error:
+            raise TransientError(_WHAT_WAS_GIVEN) from error
+        if card is None:
+            raise TransientError(_WHAT_WAS_GIVEN)
+        return card
 
     def _record(self, row: RequestRow, count: int) -> None:
         """Once for each request."""

@@ -165,8 +165,8 @@ class HealthRecord(Protocol):
         """The patient's values of any of these codes, the newest first.
 
         Raises:
-            TransientError: it cannot be asked now.
-            RejectedError: it refuses the question, or several patients are meant.
+            TransientError: it cannot be asked now, or does not let the hub ask.
+            RejectedError: its answer cannot be used, or several patients are meant.
         """
         ...
 
@@ -174,8 +174,8 @@ class HealthRecord(Protocol):
         """The same patient with name, birth date and sex as the record has them.
 
         Raises:
-            TransientError: it cannot be asked now.
-            RejectedError: it refuses the question, knows no such patient, or several.
+            TransientError: it cannot be asked now, or does not let the hub ask.
+            RejectedError: it knows no such patient, or several.
         """
         ...
 

@@ -219,8 +219,13 @@ WRONG: dict[str, tuple[tuple[Reply, ...], type[CaidxError], str]] = {
     ),
     "a refusal": (
         (searchset(patient()), (403, json.dumps(outcome("error")).encode(), {})),
-        RejectedError,
+        TransientError,
         "HTTP 403",
+    ),
+    "a refusal to look for the patient": (
+        ((401, json.dumps(outcome("error")).encode(), {}),),
+        TransientError,
+        "HTTP 401",
     ),
     "an overload": (
         (searchset(patient()), (503, b"", {"Retry-After": "7"})),
@@ -229,7 +234,7 @@ WRONG: dict[str, tuple[tuple[Reply, ...], type[CaidxError], str]] = {
     ),
     "a redirect": (
         (searchset(patient()), (302, b"", {"Location": "http://169.254.169.254/"})),
-        RejectedError,
+        TransientError,
         "HTTP 302",
     ),
     "a value that is none": (

@@ -42,13 +42,15 @@ class FakeRecord:
     values: list[Observation] = field(default_factory=list)
     known: PatientIdentity = PATIENT
     error: Exception | None = None
+    refusal: Exception | None = None
+    """Of the values, of a patient whom it knows."""
     asked: list[tuple[PatientIdentity, tuple[Code, ...]]] = field(default_factory=list)
 
     def observations(
         self, patient: PatientIdentity, codes: Sequence[Code], not_before: datetime | None
     ) -> Sequence[Observation]:
-        if self.error is not None:
-            raise self.error
+        if self.error is not None or self.refusal is not None:
+            raise self.error or self.refusal
         self.asked.append((patient, tuple(codes)))
         return self.values
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, KeysView
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -177,6 +177,47 @@ def test_a_study_may_use_what_was_activated_a_moment_ago(site: Site) -> None:
     assert "toy" not in registry.models, "all that it needs runs"
     registry.catch_up(["lung-density", "toy"])
     assert "toy" in registry.models
+
+
+class _Leaving(Live[str, object]):
+    """All that it holds goes away as soon as somebody looks at it."""
+
+    def keys(self) -> KeysView[str]:
+        found = super().keys()
+        self.replace({})
+        return found
+
+    def items(self) -> ItemsView[str, object]:
+        found = super().items()
+        self.replace({})
+        return found
+
+
+def test_a_model_may_go_away_while_the_models_of_a_job_are_noted(site: Site) -> None:
+    running = dict(site.models.load().models)
+    live = Registry(
+        models=_Leaving(running),  # type: ignore[arg-type]
+        broken_models=_Leaving({"a": "b"}),  # type: ignore[arg-type]
+        suspended=_Leaving({"c": "d"}),  # type: ignore[arg-type]
+    )
+    found = live.snapshot()
+    assert found.models == running
+    assert (found.broken_models, found.suspended) == ({"a": "b"}, {"c": "d"})
+
+
+def test_a_job_may_look_for_models_while_another_one_loads_one(site: Site) -> None:
+    faults = site.models._faults
+
+    class Moment(float):
+        """Of the next try, which comes true in the middle of the look."""
+
+        def __le__(self, other: float) -> bool:
+            faults.clear()
+            return False
+
+    for number in range(3):
+        faults[ModelKey(f"model-{number}", "1", "0" * 64)] = ("away", Moment(0.0))
+    assert not site.models._is_unsettled()
 
 
 def test_readers_of_a_live_mapping_meet_it_whole() -> None:

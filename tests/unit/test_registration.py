@@ -14,7 +14,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -29,6 +29,7 @@ from hub.config import load_settings
 from hub.domain.registration import RegistrationState
 from hub.errors import ConfigError, RejectedError, TransientError
 from hub.formats.package_archive import PackageArchive
+from hub.ports import ModelPackage
 from hub.registration import NotYoursError, Registrar
 from hub.registry import discover
 from hub.store import registrations
@@ -326,6 +327,21 @@ def test_a_vendor_registers_and_stops_only_its_own_models_and_activates_none(sit
     with pytest.raises(NotYoursError):
         site.registrar("Umbrella").suspend(registration.model, registration.vendor, "spite")
     site.registrar("Test").suspend(registration.model, registration.vendor, "a fault")
+
+
+def test_what_cannot_be_tried_now_is_not_activated(site: Site) -> None:
+    site.registrar().register(OfferedFolder(site.package()))
+    register = register_of(site.hub)
+    kept = register.package(register.find("toy"))
+
+    def fails(_: ModelPackage) -> None:
+        raise TransientError("its server is away")
+
+    with pytest.raises(TransientError):
+        replace(site.registrar(), try_out=fails).activate(kept, "it was tried")
+    with site.hub.database.read() as connection:
+        (found,) = registrations.all_of(connection)
+    assert found.state is RegistrationState.REGISTERED
 
 
 def test_a_reason_is_needed(site: Site) -> None:

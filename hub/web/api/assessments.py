@@ -105,18 +105,12 @@ def assess(
 ) -> AssessedVersion:
     """Accept, modify or reject a report; the same assessment again changes nothing."""
     try:
-        decision = Decision(
-            _CAUSES[assessment.assessment],
-            Person(**assessment.person.model_dump()),
-            assessment.reason,
-            tuple(assessment.changes),
-        )
-        version, is_new = ledger.decide(request_id, decision)
+        version, is_new = ledger.decide(request_id, _decision(assessment))
     except NoSuchRequestError:
         raise HTTPException(HTTPStatus.NOT_FOUND, _NO_REQUEST) from None
     except NotDecidableError as error:
         raise HTTPException(HTTPStatus.CONFLICT, str(error)) from None
-    except (ValueError, RejectedError) as error:
+    except RejectedError as error:
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
     if not is_new:
         response.status_code = HTTPStatus.OK
@@ -127,3 +121,18 @@ def assess(
         state=version.state.value,
         made_at=version.made_at,
     )
+
+
+def _decision(assessment: Assessment) -> Decision:
+    """Raises:
+    HTTPException: 422, nobody can decide so.
+    """
+    try:
+        return Decision(
+            _CAUSES[assessment.assessment],
+            Person(**assessment.person.model_dump()),
+            assessment.reason,
+            tuple(assessment.changes),
+        )
+    except ValueError as error:
+        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None

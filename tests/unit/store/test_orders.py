@@ -24,6 +24,7 @@ from hub.order_steps import NOT_HERE
 from hub.ports import PlacedOrder
 from hub.store import audit
 from hub.store.database import Database
+from hub.store.order_rows import look_of, order_job
 from hub.store.patients import record_change
 from hub.store.schema import alerts, expectations, fetches, requests, route_decisions
 from hub.store.schema_orders import orders
@@ -150,6 +151,14 @@ def test_every_look_may_happen_twice(parts: OrderBench) -> None:
     parts.steps.run_order(look.argument)
     assert parts.bench.actions() == before
     assert len(parts.bench.column(requests.c.request_id)) == 1
+
+
+@pytest.mark.parametrize("priority", Priority)
+def test_every_look_is_as_urgent_as_its_order(priority: Priority) -> None:
+    wish = order("1.2.3", priority=priority)
+    first = order_job(wish)
+    later = look_of(first.argument).job(wish, delay_seconds=5.0)
+    assert (first.priority, later.priority) == (priority, priority)
 
 
 def test_an_order_of_another_patient_runs_nothing(parts: OrderBench) -> None:
@@ -582,6 +591,20 @@ def test_a_record_that_contradicts_the_order_stops_it(
     parts.finish()
     assert parts.placed().state is OrderState.REJECTED
     assert words in parts.placed().reasons[0]
+    assert parts.bench.adapter.asked == []
+
+
+def test_a_record_whose_answer_cannot_be_used_is_a_fault_and_no_refused_order(
+    parts: OrderBench,
+) -> None:
+    """Whoever ordered has done nothing wrong, and a person has to mend the access."""
+    parts.use(lab_route(trigger=RouteTrigger.ORDER))
+    parts.record.refusal = RejectedError("more than 5 resources")
+    parts.orders.place(order(observations=(value(AST, 40),)))
+    parts.finish()
+    assert parts.placed().state is OrderState.FAILED
+    assert parts.placed().reasons == ("health record ehr: more than 5 resources",)
+    assert parts.bench.column(alerts.c.kind) == ["order.failed"]
     assert parts.bench.adapter.asked == []
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from hub.domain.inference import ModelKey
 from hub.domain.registration import NEXT_STATES, RegistrationState
 from hub.store import audit, registrations
-from hub.store.database import Database, migrate, open_database, sqlite_url
+from hub.store.database import Database
 from hub.store.journal import Journal
 from hub.store.registrations import (
     NoSuchModelError,
@@ -22,6 +22,7 @@ from hub.store.registrations import (
 )
 from hub.store.schema import alerts
 from tests.fakes import FrozenClock
+from tests.migrated import migrated_sqlite
 
 FIRST = ModelKey("nodules", "1.0.0", "1" * 64)
 SECOND = ModelKey("nodules", "2.0.0", "2" * 64)
@@ -31,8 +32,7 @@ SUSPENDED, RETIRED = RegistrationState.SUSPENDED, RegistrationState.RETIRED
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    made = open_database(sqlite_url(tmp_path / "hub.sqlite"))
-    migrate(made)
+    made = migrated_sqlite(tmp_path / "hub.sqlite")
     yield made
     made.close()
 

@@ -11,6 +11,7 @@ from httpx import Response
 
 from hub.domain.report import ReportStatus
 from hub.store import audit
+from hub.store.report_ledger import ReportLedger
 from hub.web.app import create_app
 from hub.web.context import WebContext
 from tests.unit.test_corrections import Bench, answered, make_corrections_bench, versions
@@ -154,6 +155,20 @@ def test_a_request_that_does_not_exist_is_not_found(api: Api, bench: Bench) -> N
     assert api.assess("0" * 32, ACCEPT).status_code == 404
     assert api.client.get(f"/api/v1/results/{'0' * 32}").status_code == 404
     assert api.assess("DOE", ACCEPT).status_code == 400
+
+
+def test_a_fault_of_the_hub_is_not_said_of_the_assessment(
+    api: Api, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_id = answered(bench)
+
+    def mistaken(*_: object) -> None:
+        raise ValueError("Meier^Anna is not in list")
+
+    monkeypatch.setattr(ReportLedger, "_enqueue", mistaken)
+    answer = api.assess(request_id, ACCEPT)
+    assert answer.status_code == 500
+    assert "Meier" not in answer.text
 
 
 def test_no_answer_holds_the_patient(api: Api, bench: Bench) -> None:

@@ -277,6 +277,19 @@ def test_while_the_database_is_away_a_request_is_to_be_repeated(
     assert offered.handle(ask("1.2.3.1.1")).status == 0x0213
 
 
+def test_a_mistake_of_the_hub_is_not_said_of_the_data_set(
+    offered: DicomServices, knowledge: NotedKnowledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object) -> None:
+        raise TypeError("the hub's own")
+
+    monkeypatch.setattr(knowledge, "keep_procedure_step", mistaken)
+    monkeypatch.setattr(knowledge, "keep_commitment", mistaken)
+    for asked in (create(step("IN PROGRESS")), ask("1.2.3.1.1")):
+        with pytest.raises(TypeError, match="own"):
+            offered.handle(asked)
+
+
 # --- availability notification ---------------------------------------------------------------
 
 
