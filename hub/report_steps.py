@@ -39,7 +39,7 @@ SHOWN = ""
 """Stands for a destination: those who read reports from the hub itself, as FHIR."""
 
 _check_documents = at_first_call("hub.formats.invariants:check_documents")
-_resources_of = at_first_call("hub.formats.fhir_bundle_view:resources_of")
+_resources_of = at_first_call("hub.formats.fhir.bundle_view:resources_of")
 
 Kinds = frozenset[DocumentKind]
 Predecessors = Callable[[tuple[str, ...]], tuple[PreviousDocument, ...]]

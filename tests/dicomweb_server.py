@@ -15,7 +15,7 @@ from connectors.dicomweb import CONNECTOR
 from connectors.dicomweb.config import DicomWebSourceConfig
 from hub.domain.study import Instance, Location
 from hub.errors import IntegrityError
-from hub.formats.dicom_header import instance_from_header, part10, scan_header
+from hub.formats.dicom.header import instance_from_header, part10, scan_header
 from hub.ports import RemoteStudy, StudyQuery
 from hub.web.deadlines import BodyDeadlines
 from hub.web.protocol import PatientProtocol

@@ -18,7 +18,7 @@ from hub.domain.observation import Observation
 from hub.domain.order import OPEN_ORDERS, Order, OrderState
 from hub.domain.patient import PatientChange
 from hub.errors import CaidxError, RejectedError
-from hub.formats.fhir_order_task import sent_resource
+from hub.formats.fhir.order_task import sent_resource
 from hub.ports import (
     Expectation,
     Orders,

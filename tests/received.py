@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hub.ports import ReceivedObject, Sender
-from hub.store.bell import Bell
 from hub.store.disk import Disk
-from hub.store.extents import ExtentPool
-from hub.store.objects import SegmentStore
 from hub.store.reception import IntakeLimits, Rejection, SegmentIntake, StudyReception
-from hub.store.segment_format import RecordKind, payload_of, whole_records
+from hub.store.segments.bell import Bell
+from hub.store.segments.extents import ExtentPool
+from hub.store.segments.format import RecordKind, payload_of, whole_records
+from hub.store.segments.objects import SegmentStore
 from tests.fakes import FrozenClock
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"

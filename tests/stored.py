@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hub.ports import Clock, EndOfTransfer, ReceivedObject, Sender
-from hub.store.bell import Bell
 from hub.store.database import Database
-from hub.store.extents import ExtentPool
 from hub.store.index_batch import QuietTimes, Rules
 from hub.store.indexing import Indexer
-from hub.store.objects import SegmentStore
 from hub.store.reception import IntakeLimits, Rejection, SegmentIntake, StudyReception
-from hub.store.segment_names import BELL
+from hub.store.segments.bell import Bell
+from hub.store.segments.extents import ExtentPool
+from hub.store.segments.names import BELL
+from hub.store.segments.objects import SegmentStore
 from tests.fakes import FrozenClock
 
 SENDER = Sender(source="dicom", calling_ae_title="SCANNER", address="127.0.0.1")

@@ -23,7 +23,7 @@ from connectors.dicom.services import STORAGE_COMMITMENT, UNREADABLE, RefusedErr
 from connectors.dicom.status import PROCESSING_FAILURE, RESOURCE_LIMITATION, SUCCESS
 from hub.domain.delivery import Receipt
 from hub.errors import RejectedError, TransientError
-from hub.formats.dicom_header import HeaderScan
+from hub.formats.dicom.header import HeaderScan
 from hub.ports import CommitmentReport
 
 _FIND = StudyRootQueryRetrieveInformationModelFind

@@ -25,8 +25,8 @@ from connectors.dicom.store_request import store
 from connectors.dicom.transcoding import proposals, transcoded
 from hub.domain.delivery import Document, Receipt
 from hub.errors import RejectedError, TransientError
-from hub.formats.dicom_document import checked_header
-from hub.formats.dicom_header import HeaderScan, split_part10
+from hub.formats.dicom.header import HeaderScan, split_part10
+from hub.formats.dicom_objects.last_look import checked_header
 from hub.ports import DestinationContext
 from hub.transport.tls import must_be_usable
 

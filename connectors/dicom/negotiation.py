@@ -17,7 +17,7 @@ from connectors.dicom.pdu import (
     RoleSelection,
 )
 from connectors.dicom.storage_classes import IMPLICIT_VR_LITTLE_ENDIAN
-from hub.formats.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from hub.formats.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _PROTOCOL_VERSION = 0x0001
 """Bit 0: the only version there is (PS3.8 9.3.2)."""

@@ -9,7 +9,7 @@ from typing import Any
 import pynetdicom
 from pynetdicom import _config, evt
 
-from hub.formats.dicom_header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from hub.formats.dicom.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 
 def application_entity(ae_title: str, maximum_pdu_length: int) -> Any:

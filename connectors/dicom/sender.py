@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from connectors.dicom.requester import Peer, association, status_in
 from connectors.dicom.status import Verdict, verdict_of
 from hub.errors import RejectedError
-from hub.formats.dicom_header import scan_header, split_part10
+from hub.formats.dicom.header import scan_header, split_part10
 from hub.ports import SendTls, SentAs, SentFile
 from hub.transport.tls import must_be_usable
 from hub.transport.tls_config import TlsClientConfig

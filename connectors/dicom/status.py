@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum
 
 from hub.errors import CaidxError, RejectedError, TransientError
-from hub.formats.dicom_header import scan_header
+from hub.formats.dicom.header import scan_header
 from hub.ports import ReceivedObject
 
 SUCCESS = 0x0000

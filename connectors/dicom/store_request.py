@@ -13,7 +13,7 @@ from typing import Any
 from pynetdicom.dimse_primitives import C_STORE
 
 from connectors.dicom.requester import status_in
-from hub.formats.dicom_header import HeaderScan
+from hub.formats.dicom.header import HeaderScan
 
 _MEDIUM = 0x0000
 """Priority (0000,0700)."""

@@ -14,8 +14,8 @@ from connectors.dicomweb.multipart import MultipartWriter
 from connectors.dicomweb.store_result import is_stored
 from hub.domain.delivery import Document, Receipt
 from hub.errors import RejectedError, TransientError
-from hub.formats.dicom_document import checked_header
-from hub.formats.dicom_header import HeaderScan
+from hub.formats.dicom.header import HeaderScan
+from hub.formats.dicom_objects.last_look import checked_header
 from hub.formats.http_answers import is_passing, is_taken
 from hub.ports import DestinationContext
 from hub.transport.http_peer import HttpAnswer, HttpPeer

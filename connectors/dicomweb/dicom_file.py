@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hub.errors import RejectedError
-from hub.formats.dicom_elements import (
+from hub.formats.dicom.elements import (
     BIG_ENDIAN,
     EXPLICIT,
     IMPLICIT,
@@ -18,7 +18,7 @@ from hub.formats.dicom_elements import (
     MoreNeededError,
     walk,
 )
-from hub.formats.dicom_header import (
+from hub.formats.dicom.header import (
     DEFLATED_TRANSFER_SYNTAXES,
     EXPLICIT_VR_BIG_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from connectors.dicomweb.multipart import Event, PartBegins, PartEnds
 from hub.errors import RejectedError
-from hub.formats.dicom_header import scan_header
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.header import scan_header
+from hub.formats.dicom.part10 import split_part10
 from hub.ports import (
     ArchiveContext,
     EndOfTransfer,

@@ -16,7 +16,7 @@ from pydicom.uid import (
 from connectors.dicomweb.dicom_file import SOP_CLASS_UID, SOP_INSTANCE_UID, read_file_head
 from connectors.dicomweb.dicom_json import UNREADABLE
 from hub.errors import RejectedError
-from hub.formats.part10 import part10
+from hub.formats.dicom.part10 import part10
 from hub.ports import ReceivedObject
 
 EXPLICIT = str(ExplicitVRLittleEndian)

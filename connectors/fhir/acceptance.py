@@ -14,8 +14,8 @@ from connectors.fhir.plans import Plan, Planner
 from connectors.fhir.reading import Reader
 from hub.domain.observation import Observation
 from hub.errors import CaidxError
-from hub.formats.fhir_intake import Entry
-from hub.formats.fhir_outcome import (
+from hub.formats.fhir.intake import Entry
+from hub.formats.fhir.outcome import (
     Issue,
     Refused,
     information,

@@ -9,7 +9,7 @@ from typing import Any
 from connectors.fhir.parameters import SEARCHES
 from connectors.fhir.plans import ORDERS, READ
 from hub.formats.encoding import PRODUCT_NAME
-from hub.formats.fhir_json import FHIR_JSON
+from hub.formats.fhir.json_text import FHIR_JSON
 
 Json = dict[str, Any]
 

@@ -23,7 +23,7 @@ from connectors.fhir.server import FhirServer
 from connectors.fhir.status import CONFLICTS, error_of, matches_several
 from hub.domain.delivery import Document, Receipt
 from hub.errors import RejectedError, TransientError
-from hub.formats.fhir_json import FHIR_JSON
+from hub.formats.fhir.json_text import FHIR_JSON
 from hub.formats.http_answers import is_taken
 from hub.ports import DestinationContext
 from hub.transport.http_peer import HttpAnswer

@@ -30,8 +30,8 @@ from connectors.fhir.exchange import (
 from connectors.fhir.reading import Reader
 from connectors.fhir.service import FhirService, Services
 from hub.errors import CaidxError, ConfigError, ConfigProblem, RejectedError, TransientError
-from hub.formats.fhir_json import FHIR_JSON
-from hub.formats.fhir_outcome import Issue, Refused, operation_outcome, refusal_of
+from hub.formats.fhir.json_text import FHIR_JSON
+from hub.formats.fhir.outcome import Issue, Refused, operation_outcome, refusal_of
 from hub.ports import Holdings, HttpEndpoint, SourceContext
 
 log = structlog.get_logger(__name__)

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from hub.formats.asgi_scope import base_url, header_fields, path_below
-from hub.formats.fhir_intake import Query, query_of
-from hub.formats.fhir_json import FHIR_JSON
-from hub.formats.fhir_outcome import Issue, Refused, operation_outcome
+from hub.formats.fhir.intake import Query, query_of
+from hub.formats.fhir.json_text import FHIR_JSON
+from hub.formats.fhir.outcome import Issue, Refused, operation_outcome
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from hub.domain.identity import PatientIdentity
-from hub.formats.fhir_outcome import Issue, Refused, malformed
+from hub.formats.fhir.outcome import Issue, Refused, malformed
 
 Json = dict[str, Any]
 Pairs = Sequence[tuple[str, str]]

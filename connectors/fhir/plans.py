@@ -16,14 +16,14 @@ from hub.domain.observation import Observation
 from hub.domain.order import OPEN_ORDERS, Order
 from hub.domain.patient import PatientChange, PatientChangeKind
 from hub.errors import RejectedError
-from hub.formats.fhir_imaging_study import expectations_in
-from hub.formats.fhir_input_checks import input_problems
-from hub.formats.fhir_intake import Entry, Located, Message, Patients, type_in
-from hub.formats.fhir_order import OrderReader
-from hub.formats.fhir_order_inputs import InputReader
-from hub.formats.fhir_order_task import came_as
-from hub.formats.fhir_outcome import Issue, Refused, malformed, unprocessable
-from hub.formats.fhir_patient import identities_in, read_patient_changes
+from hub.formats.fhir.imaging_study import expectations_in
+from hub.formats.fhir.input_checks import input_problems
+from hub.formats.fhir.intake import Entry, Located, Message, Patients, type_in
+from hub.formats.fhir.order import OrderReader
+from hub.formats.fhir.order_inputs import InputReader
+from hub.formats.fhir.order_task import came_as
+from hub.formats.fhir.outcome import Issue, Refused, malformed, unprocessable
+from hub.formats.fhir.patient import identities_in, read_patient_changes
 from hub.ports import Expectation, Orders, PlacedOrder, SourceContext
 from hub.transport.address_guard import AddressGuard
 

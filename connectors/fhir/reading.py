@@ -14,17 +14,17 @@ from connectors.fhir.matching import fits, names
 from connectors.fhir.parameters import Wanted, identity_of, token
 from hub.domain.identity import PatientIdentity, derived_uuid
 from hub.domain.observation import Observation
-from hub.formats.fhir_facade import SHOWN, resources_in
-from hub.formats.fhir_order import ORDER_SYSTEM
-from hub.formats.fhir_order_task import (
+from hub.formats.fhir.facade import SHOWN, resources_in
+from hub.formats.fhir.order import ORDER_SYSTEM
+from hub.formats.fhir.order_task import (
     came_as,
     order_service_request,
     order_task,
     sent_observation,
 )
-from hub.formats.fhir_outcome import Issue, Refused, malformed, operation_outcome
-from hub.formats.fhir_resources import DICOM_UID, MODEL_SYSTEM
-from hub.formats.fhir_task import REQUEST_SYSTEM
+from hub.formats.fhir.outcome import Issue, Refused, malformed, operation_outcome
+from hub.formats.fhir.resources import DICOM_UID, MODEL_SYSTEM
+from hub.formats.fhir.task import REQUEST_SYSTEM
 from hub.ports import Orders, PlacedOrder, ReportBundle, ReportQuery, Reports
 
 Json = dict[str, Any]

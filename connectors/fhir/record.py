@@ -21,7 +21,7 @@ from hub.domain.coding import Code
 from hub.domain.identity import PatientIdentity
 from hub.domain.observation import Observation
 from hub.errors import RejectedError, TransientError
-from hub.formats.fhir_observation import observation_of
+from hub.formats.fhir.observation import observation_of
 from hub.formats.http_answers import is_taken
 from hub.ports import RecordContext
 

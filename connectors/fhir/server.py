@@ -5,7 +5,7 @@ from __future__ import annotations
 from connectors.fhir.config import FhirServerConfig
 from connectors.fhir.smart import BackendServices
 from hub.errors import RejectedError, TransientError
-from hub.formats.fhir_json import FHIR_JSON
+from hub.formats.fhir.json_text import FHIR_JSON
 from hub.formats.http_answers import is_taken
 from hub.ports import Clock
 from hub.transport.http_peer import HttpPeer

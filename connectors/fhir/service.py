@@ -19,9 +19,9 @@ from connectors.fhir.plans import READ
 from connectors.fhir.reading import Reader
 from connectors.fhir.task_patch import cancelling_task
 from hub.errors import CaidxError
-from hub.formats.fhir_intake import TRANSACTION, Entry, condition_of, entries_of, query_of
-from hub.formats.fhir_json import decoded
-from hub.formats.fhir_outcome import (
+from hub.formats.fhir.intake import TRANSACTION, Entry, condition_of, entries_of, query_of
+from hub.formats.fhir.json_text import decoded
+from hub.formats.fhir.outcome import (
     Issue,
     Refused,
     information,
@@ -60,7 +60,7 @@ class FhirService:
         """The answer.
 
         Raises:
-            CaidxError: `hub.formats.fhir_outcome.refusal_of` says what it means.
+            CaidxError: `hub.formats.fhir.outcome.refusal_of` says what it means.
         """
         match request.method, request.path:
             case (("GET" | "HEAD"), _):

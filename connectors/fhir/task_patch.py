@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from hub.formats.fhir_outcome import malformed, unprocessable
+from hub.formats.fhir.outcome import malformed, unprocessable
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ import structlog
 
 from connectors.folder.config import FolderSourceConfig
 from hub.errors import CaidxError, RejectedError, TransientError
-from hub.formats.dicom_header import scan_header, split_part10
+from hub.formats.dicom.header import scan_header, split_part10
 from hub.ports import (
     EndOfTransfer,
     Health,

@@ -13,7 +13,7 @@ import structlog
 from connectors.hl7v2.mllp import BlockReader, BlockTooLongError, block
 from connectors.hl7v2.status import answer_to
 from hub.errors import RejectedError, TransientError
-from hub.formats.hl7v2_message import MessageError, read_header
+from hub.formats.hl7v2.message import MessageError, read_header
 from hub.ports import Clock
 
 log = structlog.get_logger(__name__)

@@ -15,7 +15,7 @@ from connectors.hl7v2.config import Hl7v2DestinationConfig
 from connectors.hl7v2.status import confirmation
 from hub.domain.delivery import Document, DocumentKind, Receipt
 from hub.errors import RejectedError, TransientError
-from hub.formats.hl7v2_message import Message, read_message, with_header
+from hub.formats.hl7v2.message import Message, read_message, with_header
 from hub.ports import DestinationContext
 from hub.transport.tls import client_context
 

@@ -14,7 +14,7 @@ from connectors.hl7v2.config import Hl7v2SourceConfig
 from connectors.hl7v2.conversation import Conversation, Limits
 from connectors.hl7v2.listener import Admission, Listener
 from hub.errors import CaidxError, ConfigError, ConfigProblem, TransientError
-from hub.formats.hl7v2_message import (
+from hub.formats.hl7v2.message import (
     CHARACTER_SETS,
     REQUIRED_FIELD_MISSING,
     UNSUPPORTED_PROCESSING_ID,
@@ -23,7 +23,7 @@ from hub.formats.hl7v2_message import (
     MessageError,
     read_message,
 )
-from hub.formats.hl7v2_patient import IdentifierRules, patient_changes
+from hub.formats.hl7v2.patient import IdentifierRules, patient_changes
 from hub.ports import Health, HealthState, SourceContext, at_first_call
 
 if TYPE_CHECKING:

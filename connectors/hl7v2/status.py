@@ -33,7 +33,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from hub.errors import RejectedError, TransientError
-from hub.formats.hl7v2_message import (
+from hub.formats.hl7v2.message import (
     INTERNAL_ERROR,
     UNSUPPORTED_MESSAGE_TYPE,
     Delimiters,

@@ -18,10 +18,10 @@ from hub.fetching import AskRule, Fetching
 from hub.ports import Archive, ArchiveContext, Intake, Jobs
 from hub.prior_steps import PriorSteps
 from hub.registry import Registry
-from hub.store.bell import Bell
-from hub.store.extents import ExtentPool
 from hub.store.reception import IntakeLimits, Rejection, SegmentIntake
 from hub.store.request_ledger import RequestLedger
+from hub.store.segments.bell import Bell
+from hub.store.segments.extents import ExtentPool
 from hub.transport.address_guard import AddressGuard
 
 _WADO_RS = "dicomweb"

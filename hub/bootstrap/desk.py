@@ -25,8 +25,8 @@ from hub.ports import (
     ReferencedInstance,
     at_first_call,
 )
-from hub.store.objects import SegmentStore
 from hub.store.reception import Rejection
+from hub.store.segments.objects import SegmentStore
 
 if TYPE_CHECKING:
     from hub.store.database import Database

@@ -11,21 +11,23 @@ from hub.formats.encoding import BusinessIdentifier, Encoder, EncodingContext
 from hub.ports import ImageRenderer, at_first_call
 
 ENCODERS: Mapping[DocumentKind, Encoder] = {
-    DocumentKind.PDF: at_first_call("hub.formats.report_pdf:encode"),
-    DocumentKind.SEG: at_first_call("hub.formats.dicom_seg:encode"),
-    DocumentKind.SEG_FRACTIONAL: at_first_call("hub.formats.seg_fractional:encode"),
-    DocumentKind.SEG_LABELMAP: at_first_call("hub.formats.seg_labelmap:encode"),
-    DocumentKind.PARAMETRIC_MAP: at_first_call("hub.formats.parametric_map:encode"),
-    DocumentKind.KEY_IMAGE: at_first_call("hub.formats.key_image:encode"),
-    DocumentKind.SR: at_first_call("hub.formats.dicom_sr:encode"),
-    DocumentKind.SR_3D: at_first_call("hub.formats.dicom_sr:encode_3d"),
-    DocumentKind.PRESENTATION_STATE: at_first_call("hub.formats.presentation_state:encode"),
-    DocumentKind.KEY_OBJECTS: at_first_call("hub.formats.key_objects:encode"),
-    DocumentKind.REJECTION_NOTE: at_first_call("hub.formats.key_objects:encode_rejection"),
-    DocumentKind.ENCAPSULATED_PDF: at_first_call("hub.formats.report_pdf:encode_dicom"),
-    DocumentKind.FHIR: at_first_call("hub.formats.fhir_report:encode"),
-    DocumentKind.FHIR_R5: at_first_call("hub.formats.fhir_r5:encode"),
-    DocumentKind.ORU: at_first_call("hub.formats.hl7v2_report:encode"),
+    DocumentKind.PDF: at_first_call("hub.formats.printed.pdf:encode"),
+    DocumentKind.SEG: at_first_call("hub.formats.seg.binary:encode"),
+    DocumentKind.SEG_FRACTIONAL: at_first_call("hub.formats.seg.fractional:encode"),
+    DocumentKind.SEG_LABELMAP: at_first_call("hub.formats.seg.labelmap:encode"),
+    DocumentKind.PARAMETRIC_MAP: at_first_call("hub.formats.seg.parametric_map:encode"),
+    DocumentKind.KEY_IMAGE: at_first_call("hub.formats.dicom_objects.key_image:encode"),
+    DocumentKind.SR: at_first_call("hub.formats.sr.report:encode"),
+    DocumentKind.SR_3D: at_first_call("hub.formats.sr.report:encode_3d"),
+    DocumentKind.PRESENTATION_STATE: at_first_call(
+        "hub.formats.dicom_objects.presentation_state:encode"
+    ),
+    DocumentKind.KEY_OBJECTS: at_first_call("hub.formats.sr.key_objects:encode"),
+    DocumentKind.REJECTION_NOTE: at_first_call("hub.formats.sr.key_objects:encode_rejection"),
+    DocumentKind.ENCAPSULATED_PDF: at_first_call("hub.formats.printed.pdf:encode_dicom"),
+    DocumentKind.FHIR: at_first_call("hub.formats.fhir.report:encode"),
+    DocumentKind.FHIR_R5: at_first_call("hub.formats.fhir.r5:encode"),
+    DocumentKind.ORU: at_first_call("hub.formats.hl7v2.report:encode"),
     DocumentKind.NOTICE: at_first_call("hub.formats.notice:encode"),
     DocumentKind.RECORD: at_first_call("hub.formats.record:encode"),
 }

@@ -14,8 +14,8 @@ from hub.registry import Components
 from hub.store.database import Database, engine_schema_version, migrate, open_database
 from hub.store.documents import DocumentStore
 from hub.store.journal import Journal
-from hub.store.objects import SegmentStore
 from hub.store.packages import read_package
+from hub.store.segments.objects import SegmentStore
 
 ENGINE_SCHEMA_VERSION = 125
 """Of the tables of the job engine whose version is pinned; a test holds it to this."""

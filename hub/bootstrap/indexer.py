@@ -8,10 +8,10 @@ from datetime import timedelta
 
 from hub.bootstrap.hub import Hub
 from hub.ports import Health
-from hub.store.bell import Bell
-from hub.store.erasing import Eraser
-from hub.store.extents import ExtentPool
 from hub.store.indexing import Indexer, QuietTimes, Rules
+from hub.store.segments.bell import Bell
+from hub.store.segments.erasing import Eraser
+from hub.store.segments.extents import ExtentPool
 from hub.supervisor.faults import Loop
 from hub.supervisor.processes import settle_after_start, this_process
 from hub.supervisor.takeover import SignsOfLife

@@ -6,9 +6,9 @@ from hub.bootstrap.desk import Desk
 from hub.config import Settings
 from hub.domain.process import ProcessIdentity
 from hub.ports import Clock
-from hub.store.bell import Bell
-from hub.store.extents import ExtentPool
 from hub.store.reception import IntakeLimits, SegmentIntake
+from hub.store.segments.bell import Bell
+from hub.store.segments.extents import ExtentPool
 
 
 def build_intake(

@@ -21,8 +21,8 @@ from hub.errors import ConfigError, ConfigProblem
 from hub.log import configure_logging
 from hub.ports import Health, SourceContext
 from hub.registry import Components
-from hub.store.extents import ExtentPool
-from hub.store.objects import SegmentStore
+from hub.store.segments.extents import ExtentPool
+from hub.store.segments.objects import SegmentStore
 from hub.supervisor.faults import Loop
 from hub.supervisor.processes import end_with_parent, settle_after_start, this_process
 from hub.supervisor.sources import SupervisedSource

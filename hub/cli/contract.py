@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hub.formats.contract_schemas import MESSAGES, contract_schema_text, schema_file
+from hub.formats.contract.schemas import MESSAGES, contract_schema_text, schema_file
 
 app = typer.Typer(help="The contract with vendors' services, as JSON Schema.", no_args_is_help=True)
 

@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 
 from hub.domain.delivery import DocumentKind
 from hub.errors import RejectedError
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 
 SLICES = 96
 _EVERY_KIND = (

@@ -13,7 +13,7 @@ from hub.bootstrap.model_register import ListedModel, ModelRegister, register_of
 from hub.cli.preview import preview
 from hub.cli.registration import activate, register, retire, suspend
 from hub.cli.session import Json, Session, session_of
-from hub.formats.model_manifest import manifest_schema
+from hub.formats.manifest.model_manifest import manifest_schema
 
 app = typer.Typer(help="The models that are configured or registered.", no_args_is_help=True)
 for command in (preview, register, activate, suspend, retire):

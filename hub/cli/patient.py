@@ -12,9 +12,9 @@ from hub.cli.actor import actor
 from hub.cli.session import Session, session_of
 from hub.domain.patient import PatientChange
 from hub.errors import RejectedError
-from hub.formats.fhir_patient import read_patient_changes
-from hub.formats.hl7v2_message import read_message
-from hub.formats.hl7v2_patient import IdentifierRules, patient_changes
+from hub.formats.fhir.patient import read_patient_changes
+from hub.formats.hl7v2.message import read_message
+from hub.formats.hl7v2.patient import IdentifierRules, patient_changes
 from hub.store.database import refusing
 from hub.store.patients import record_change
 

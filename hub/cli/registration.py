@@ -14,7 +14,7 @@ from hub.bootstrap.model_register import ModelRegister, register_of
 from hub.bootstrap.registration import registrar
 from hub.cli.actor import actor
 from hub.cli.session import Session, session_of
-from hub.formats.package_archive import PackageArchive, looks_like_archive
+from hub.formats.manifest.package_archive import PackageArchive, looks_like_archive
 from hub.registration import Registrar
 from hub.store.package_store import Offered, OfferedArchive, OfferedFolder, OfferedManifest
 from hub.store.packages import MAXIMUM_MANIFEST_BYTES

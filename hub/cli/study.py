@@ -12,7 +12,7 @@ from hub.cli.actor import actor, job_queue, rerouting, study_keeper
 from hub.cli.session import Json, Limit, Session, cell, session_of
 from hub.errors import RejectedError
 from hub.fetching import request_study
-from hub.formats.fhir_imaging_study import read_imaging_studies
+from hub.formats.fhir.imaging_study import read_imaging_studies
 from hub.store.knowledge import record_expectation
 from hub.store.overview import StudyTimeline, list_studies, study_timeline
 

@@ -19,8 +19,8 @@ import orjson
 from hub.domain.delivery import DICOM_KINDS, Document, DocumentKind
 from hub.domain.identity import StudyIdentity
 from hub.errors import IntegrityError, RejectedError
-from hub.formats.dicom_header import EXPLICIT_VR_LITTLE_ENDIAN
-from hub.formats.element_scan import Elements, scan_file
+from hub.formats.dicom.element_scan import Elements, scan_file
+from hub.formats.dicom.header import EXPLICIT_VR_LITTLE_ENDIAN
 
 Stated = Mapping[str, frozenset[str]]
 """DICOM keyword -> every value that a document gives for it. A keyword that its format has no

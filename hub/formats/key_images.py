@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hub.domain.finding import Evidence, Finding, Presence, Region
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.study import Instance
-from hub.formats.source_dataset import is_image
+from hub.formats.dicom_objects.source_dataset import is_image
 
 MOST_KEY_IMAGES = 8
 FEW_IMAGES = 4

@@ -22,7 +22,7 @@ from hub.domain.model_card import ModelCard
 from hub.domain.report import PreviousDocument
 from hub.domain.study import Series
 from hub.errors import IntegrityError
-from hub.formats.element_scan import scan_file
+from hub.formats.dicom.element_scan import scan_file
 from hub.formats.encoding import EncodingContext, document_uuid
 
 _SOP_CLASS_UID, _SOP_INSTANCE_UID, _SERIES_INSTANCE_UID = 0x00080016, 0x00080018, 0x0020000E

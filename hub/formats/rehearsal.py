@@ -31,11 +31,11 @@ from hub.domain.inference import (
 )
 from hub.domain.model_card import ModelCard
 from hub.domain.study import Completeness, Instance, Location, Series, Study, StudyKey
-from hub.formats.ct_phantom import chest_phantom
-from hub.formats.dicom_header import instance_from_header, scan_header
+from hub.formats.dicom.header import instance_from_header, scan_header
+from hub.formats.dicom.part10 import split_part10
 from hub.formats.encoding import Encoder, EncodingContext
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.formats.invariants import check_documents, check_result
-from hub.formats.part10 import split_part10
 
 _SIZE = 64
 _LUNG = Code("39607008", "SCT", "Lung")

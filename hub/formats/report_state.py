@@ -7,7 +7,7 @@ from hub.domain.delivery import DocumentKind
 from hub.domain.inference import InferenceResult, Outcome
 from hub.domain.report import Person, ReportCause, ReportVersion
 from hub.formats.encoding import AI_MARK
-from hub.formats.report_text import person_name
+from hub.formats.printed.words import person_name
 
 OUTCOME_TITLES = {
     Outcome.NOT_ASSESSABLE: "NOT ASSESSABLE",

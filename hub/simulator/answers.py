@@ -8,8 +8,8 @@ from hub.domain.coding import Code
 from hub.domain.finding import Evidence, Finding, Presence
 from hub.domain.identity import PatientIdentity, StudyIdentity, derived_uid
 from hub.domain.inference import InferenceResult, ModelKey, Outcome
-from hub.formats.contract import encode_answer
-from hub.formats.contract_request import DicomInputMessage, RequestMessage
+from hub.formats.contract.messages import encode_answer
+from hub.formats.contract.request import DicomInputMessage, RequestMessage
 
 MADE_UP = Code("60046008", "SCT", "Pleural effusion")
 """What the made-up finding is about; a manifest for the simulator declares it."""

@@ -25,10 +25,10 @@ from hub.domain.inference import (
 )
 from hub.domain.study import Completeness, EvidenceKind, Series, Study, StudyKey
 from hub.errors import CaidxError, ConfigError, ConfigProblem, RejectedError, TransientError
-from hub.formats.contract import encode_answer, encode_failed
-from hub.formats.contract_answer import FailureReason
-from hub.formats.contract_observation import observation_of
-from hub.formats.contract_request import DicomInputMessage, RequestMessage
+from hub.formats.contract.answer import FailureReason
+from hub.formats.contract.messages import encode_answer, encode_failed
+from hub.formats.contract.observation import observation_of
+from hub.formats.contract.request import DicomInputMessage, RequestMessage
 from hub.ports import AdapterContext, Clock, ModelAdapter, ModelPackage
 from hub.registry import Components
 from hub.simulator.answers import asked_model

@@ -13,9 +13,9 @@ import httpx
 
 from hub.domain.study import Instance, Location, Series
 from hub.errors import IntegrityError, RejectedError, TransientError
-from hub.formats.contract_request import DicomInputMessage, RetrieveMessage, SeriesMessage
-from hub.formats.dicom_header import instance_from_header, scan_header
-from hub.formats.part10 import split_part10
+from hub.formats.contract.request import DicomInputMessage, RetrieveMessage, SeriesMessage
+from hub.formats.dicom.header import instance_from_header, scan_header
+from hub.formats.dicom.part10 import split_part10
 
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 

@@ -14,8 +14,8 @@ import orjson
 import structlog
 
 from hub.errors import RejectedError
-from hub.formats.contract import MEDIA_TYPE, decode_request, encode_deferred
-from hub.formats.contract_request import RequestMessage
+from hub.formats.contract.messages import MEDIA_TYPE, decode_request, encode_deferred
+from hub.formats.contract.request import RequestMessage
 from hub.simulator.behaviours import LATE, WITHOUT_READING, Behaviour
 from hub.simulator.vendor import Job, Vendor
 

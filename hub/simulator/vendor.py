@@ -15,7 +15,7 @@ import httpx
 import orjson
 import structlog
 
-from hub.formats.contract_request import RequestMessage
+from hub.formats.contract.request import RequestMessage
 from hub.formats.http_answers import is_passing
 from hub.simulator.answers import Answers
 from hub.simulator.behaviours import LATE, Answering, Behaviour, spoilt

@@ -23,9 +23,9 @@ from hub.store import accession_numbers, instances, studies, transfers
 from hub.store.database import insert_new
 from hub.store.instances import IndexRow, InstanceState
 from hub.store.journal import Journal
-from hub.store.log_reader import Portion
 from hub.store.schema import alerts, segments
-from hub.store.segment_format import CONTINUED, SegmentHeader
+from hub.store.segments.format import CONTINUED, SegmentHeader
+from hub.store.segments.log_reader import Portion
 
 TWO_PATIENTS = "instances of more than one patient arrived under this Study Instance UID"
 OTHER_BYTES = "an instance arrived again with other bytes; the first one is kept in use"

@@ -23,17 +23,17 @@ import structlog
 from hub.errors import IntegrityError, TransientError
 from hub.ports import Health, HealthState
 from hub.store import transfers
-from hub.store.bell import Bell, Rings
 from hub.store.database import Database
 from hub.store.disk import Disk, make_folder
-from hub.store.extent_files import ExtentFiles
-from hub.store.extents import restore_claims
 from hub.store.index_batch import QuietTimes, Round, Rules, SegmentState
 from hub.store.index_mark import index_mark
-from hub.store.log_reader import Portion
-from hub.store.objects import SegmentStore
 from hub.store.schema import segments as segments_table
-from hub.store.segment_followers import Known, Lag, SegmentFollowers
+from hub.store.segments.bell import Bell, Rings
+from hub.store.segments.extent_files import ExtentFiles
+from hub.store.segments.extents import restore_claims
+from hub.store.segments.followers import Known, Lag, SegmentFollowers
+from hub.store.segments.log_reader import Portion
+from hub.store.segments.objects import SegmentStore
 
 __all__ = ["Indexer", "QuietTimes", "Rules"]
 

@@ -267,7 +267,7 @@ _INSERT_MANY = sa.text(
 def _index_values(row: IndexRow) -> dict[str, Any]:
     """In the order of the columns.
 
-    A number that is not finite never gets here (`hub.formats.dicom_header`): JSON has none, and
+    A number that is not finite never gets here (`hub.formats.dicom.header`): JSON has none, and
     it would become null.
     """
     instance = row.instance

@@ -29,11 +29,11 @@ from hub.store import studies
 from hub.store.confirmations import keep_report
 from hub.store.database import Database, insert_new, refusing
 from hub.store.journal import Journal
-from hub.store.log_reader import is_readable
-from hub.store.objects import SegmentStore
 from hub.store.patients import record_change
 from hub.store.schema import instances, procedure_steps, storage_commitments
-from hub.store.segment_format import RECORD_HEADER_SIZE, RecordKind, payload_of, read_record_header
+from hub.store.segments.format import RECORD_HEADER_SIZE, RecordKind, payload_of, read_record_header
+from hub.store.segments.log_reader import is_readable
+from hub.store.segments.objects import SegmentStore
 
 NO_SUCH_INSTANCE = 0x0112
 CLASS_INSTANCE_CONFLICT = 0x0119

@@ -20,8 +20,8 @@ from typing import IO, Protocol
 
 from hub.domain.model_card import ModelCard
 from hub.errors import ConfigError, ConfigProblem, TransientError
-from hub.formats.model_manifest import package_digest, read_manifest, read_own_manifest
-from hub.formats.package_archive import PackageArchive
+from hub.formats.manifest.model_manifest import package_digest, read_manifest, read_own_manifest
+from hub.formats.manifest.package_archive import PackageArchive
 from hub.ports import ModelPackage
 from hub.store.disk import make_folder, sync_folder
 from hub.store.packages import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hub.domain.model_runtime import Artefact
 from hub.errors import ConfigError, ConfigProblem
-from hub.formats.model_manifest import PYTHON_ARTEFACT, load_pinned
+from hub.formats.manifest.model_manifest import PYTHON_ARTEFACT, load_pinned
 from hub.ports import ModelPackage
 
 MANIFEST = "model.yaml"

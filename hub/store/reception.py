@@ -22,15 +22,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hub.errors import RejectedError, TransientError
-from hub.formats.dicom_header import HeaderScan, identifying_texts, scan_header
-from hub.formats.part10 import part10_prefix
+from hub.formats.dicom.header import HeaderScan, identifying_texts, scan_header
+from hub.formats.dicom.part10 import part10_prefix
 from hub.ports import Clock, EndOfTransfer, ReceivedObject, Sender
-from hub.store.bell import Bell
-from hub.store.extents import ExtentPool
-from hub.store.segment_format import CONTINUED, SegmentHeader
-from hub.store.segment_names import EXTENT_CLASSES
-from hub.store.segment_spool import SegmentSpool, SpoolOwner
-from hub.store.segment_writer import SegmentWriter, bytes_needed
+from hub.store.segments.bell import Bell
+from hub.store.segments.extents import ExtentPool
+from hub.store.segments.format import CONTINUED, SegmentHeader
+from hub.store.segments.names import EXTENT_CLASSES
+from hub.store.segments.spool import SegmentSpool, SpoolOwner
+from hub.store.segments.writer import SegmentWriter, bytes_needed
 
 OPEN_SEGMENTS = 8
 """File handles of one transfer: it may carry any number of studies, but sends one after another."""

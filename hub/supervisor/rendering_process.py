@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 from hub.domain.study import Location
 from hub.errors import CaidxError, IntegrityError, RejectedError, TransientError
-from hub.formats.rendered_image import rendered
+from hub.formats.images.rendered_image import rendered
 from hub.ports import ObjectStore, RenderedImage
 from hub.supervisor.faults import fault_name
 

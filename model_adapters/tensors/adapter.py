@@ -22,8 +22,8 @@ from hub.domain.model_input import ObservationsInput, VolumeInput
 from hub.domain.model_output import OutputSpec
 from hub.domain.study import Instance, Location, Series
 from hub.errors import TransientError, UnsuitableError
-from hub.formats.image_header import MAXIMUM_VOXELS, PLAIN_SYNTAXES
-from hub.formats.pixel_data import native_bytes_held
+from hub.formats.images.image_header import MAXIMUM_VOXELS, PLAIN_SYNTAXES
+from hub.formats.images.pixel_data import native_bytes_held
 from hub.ports import AdapterContext, Health, HealthState, ModelPackage
 from model_adapters.tensors.config import WorkerConfig
 from model_adapters.tensors.measured import measured_of

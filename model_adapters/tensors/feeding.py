@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from hub.domain.model_card import ModelCard
 from hub.domain.model_runtime import TensorBinding, TensorRuntime
 from hub.errors import RejectedError, UnsuitableError
-from hub.formats.recording import Waveform
-from hub.formats.volume import Volume
+from hub.formats.images.recording import Waveform
+from hub.formats.images.volume import Volume
 from model_adapters.tensors.preprocessing import SINGLE, Data
 
 Array = NDArray[Any]

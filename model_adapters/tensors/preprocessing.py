@@ -35,10 +35,10 @@ from hub.domain.model_steps import (
     Window,
 )
 from hub.errors import RejectedError, UnsuitableError
-from hub.formats.image import Image
-from hub.formats.presentation import displayed
-from hub.formats.recording import Waveform
-from hub.formats.volume import Volume
+from hub.formats.images.image import Image
+from hub.formats.images.presentation import displayed
+from hub.formats.images.recording import Waveform
+from hub.formats.images.volume import Volume
 
 Array = NDArray[Any]
 SINGLE = "1"

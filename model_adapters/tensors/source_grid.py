@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hub.domain.finding import GraphicType, ImageLocation
 from hub.errors import RejectedError
-from hub.formats.recording import Waveform
+from hub.formats.images.recording import Waveform
 from model_adapters.tensors.preprocessing import SINGLE, AxisMap, Data
 
 Array = NDArray[Any]

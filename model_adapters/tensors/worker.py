@@ -33,9 +33,9 @@ from hub.errors import (
     TransientError,
     UnsuitableError,
 )
-from hub.formats.image import Image, read_single_image
-from hub.formats.recording import Waveform
-from hub.formats.volume import Volume, read_volume
+from hub.formats.images.image import Image, read_single_image
+from hub.formats.images.recording import Waveform
+from hub.formats.images.volume import Volume, read_volume
 from hub.ports import ObjectStore, at_first_call
 from model_adapters.tensors.engine import Model, OpenEngine
 from model_adapters.tensors.messages import (
@@ -61,11 +61,11 @@ from model_adapters.tensors.regions import (
 from model_adapters.tensors.source_grid import source_grid
 from model_adapters.tensors.values import Subject
 
-read_waveform = at_first_call("hub.formats.waveform:read_waveform")
+read_waveform = at_first_call("hub.formats.images.waveform:read_waveform")
 answer_measured = at_first_call("model_adapters.tensors.observed:answer_measured")
 
 Source = Volume | Image | Waveform
-_FOR_REQUESTS = ("hub.formats.waveform", "highdicom")
+_FOR_REQUESTS = ("hub.formats.images.waveform", "highdicom")
 """Loaded when the first model is and nothing else is to be done: reading takes them."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Options of mallopt(3)."""

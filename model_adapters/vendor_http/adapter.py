@@ -17,7 +17,7 @@ from hub.errors import (
     RejectedError,
     TransientError,
 )
-from hub.formats.contract import decode_answer, encode_request
+from hub.formats.contract.messages import decode_answer, encode_request
 from hub.ports import AdapterContext, Health, HealthState, ModelPackage, Retrieval
 from hub.transport.address_guard import AddressGuard
 from hub.transport.http_peer import HttpAnswer

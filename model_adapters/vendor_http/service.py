@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from hub.domain.model_runtime import VendorHttpRuntime
 from hub.errors import RejectedError, TransientError
-from hub.formats.contract import MEDIA_TYPE
+from hub.formats.contract.messages import MEDIA_TYPE
 from hub.formats.http_answers import is_passing, is_taken
 from hub.ports import Clock
 from hub.transport.address_guard import AddressGuard

@@ -16,7 +16,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from hub.domain.identity import derived_uid
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.store.documents import DocumentStore
 from tests.running_hub import AE_TITLE, RunningHub
 

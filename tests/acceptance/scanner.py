@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 import sqlalchemy as sa
 
 from hub.domain.study import Location
-from hub.formats.part10 import split_part10
-from hub.store.objects import SegmentStore
+from hub.formats.dicom.part10 import split_part10
 from hub.store.schema import instances
+from hub.store.segments.objects import SegmentStore
 from tests.bench.intake_corpus import TOKEN, Corpus, sop_instance_uid, token_of
 from tests.bench.intake_sender import Association, messages
 from tests.running_hub import RunningHub, wait_for

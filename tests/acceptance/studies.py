@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from hub.domain.identity import PatientIdentity, derived_uid
-from hub.formats.ct_phantom import PHANTOM_PATIENT, PhantomTruth, chest_phantom
+from hub.formats.images.ct_phantom import PHANTOM_PATIENT, PhantomTruth, chest_phantom
 
 CHEST_SLICE = "dicom/ct-chest-one-slice-all-syntaxes"
 ABDOMEN = "dicom/ct-abdomen-totalsegmentator/example_ct_dicom"

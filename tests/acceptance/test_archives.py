@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from hub.domain.identity import PatientIdentity
-from hub.formats.ct_phantom import PHANTOM_PATIENT, chest_phantom
+from hub.formats.images.ct_phantom import PHANTOM_PATIENT, chest_phantom
 from hub.store.overview import StudyTimeline
 from tests.acceptance.models import densities
 from tests.peers.dcmtk import storescu

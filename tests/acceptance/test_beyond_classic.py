@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from hub.domain.delivery import DocumentKind
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.store.overview import StudyTimeline
 from tests import builders
 from tests.peers import dcmtk

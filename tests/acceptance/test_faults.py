@@ -23,7 +23,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, EncapsulatedPDFStorage
 
 from hub.domain.identity import PatientIdentity, derived_uid
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from tests.acceptance.models import densities
 from tests.peers import free_port
 from tests.peers.faults import (

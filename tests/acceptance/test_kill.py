@@ -27,12 +27,12 @@ from pynetdicom import AE
 
 from hub.domain.identity import PatientIdentity, derived_uid
 from hub.domain.study import Location
-from hub.formats.ct_phantom import chest_phantom
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.part10 import split_part10
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.store import audit
 from hub.store.database import Database, open_database, schema_version, sqlite_url
-from hub.store.objects import SegmentStore
 from hub.store.schema import deliveries, instances, requests
+from hub.store.segments.objects import SegmentStore
 from tests.peers import free_port
 from tests.peers.fhir_server import FhirServer
 from tests.peers.orthanc import Orthanc

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hub.formats.ct_phantom import PHANTOM_PATIENT
+from hub.formats.images.ct_phantom import PHANTOM_PATIENT
 from tests.acceptance.laboratory import FhirClient, Json, code_of
 from tests.acceptance.studies import PhantomFiles, phantom
 from tests.acceptance.test_orders import PATIENTS, inside, task

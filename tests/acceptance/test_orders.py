@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from hub.domain.access import Scope
-from hub.formats.ct_phantom import PHANTOM_PATIENT
+from hub.formats.images.ct_phantom import PHANTOM_PATIENT
 from tests.acceptance.models import densities
 from tests.acceptance.test_archives import CURRENT, fill, study
 from tests.peers.fhir_server import FhirServer

@@ -16,7 +16,7 @@ from statistics import median
 import pytest
 from pydicom import dcmread
 
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.part10 import split_part10
 from tests.acceptance import studies
 from tests.acceptance.scanner import Scanner, must_hold, must_hold_exactly
 from tests.bench.intake_corpus import Corpus, ct

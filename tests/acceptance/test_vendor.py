@@ -17,7 +17,7 @@ import httpx
 import orjson
 import pytest
 
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.part10 import split_part10
 from hub.simulator.behaviours import Behaviour
 from hub.transport.webhook_signature import key_of, signed_headers
 from tests.acceptance.studies import PhantomFiles, phantom

@@ -30,8 +30,8 @@ from hub.domain.coding import Code
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import ParametricMap, Region
 from hub.domain.inference import InferenceRequest, InferenceResult
-from hub.formats.ct_phantom import chest_phantom
-from hub.formats.dicom_writer import fitted
+from hub.formats.dicom.writer import fitted
+from hub.formats.images.ct_phantom import chest_phantom
 from tests import builders
 from tests.bench.path_floor import request_about
 from tests.bench.path_hub import QUIET_SECONDS, running_hub

@@ -21,8 +21,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from hub.formats.ct_phantom import chest_phantom
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.part10 import split_part10
+from hub.formats.images.ct_phantom import chest_phantom
 
 TOKEN = b"100000100000"
 """Stands for the round and the association in the bytes as they are made."""

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
-from hub.formats.part10 import part10
+from hub.formats.dicom.part10 import part10
 from hub.ports import ReceivedObject
 from tests.bench.intake_corpus import TOKEN, Corpus, sop_instance_uid
 from tests.bench.intake_sender import TIMEOUT, Span

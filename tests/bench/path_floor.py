@@ -36,10 +36,10 @@ from hub.domain.inference import (
 )
 from hub.domain.model_input import VolumeInput
 from hub.domain.study import Completeness, Instance, Location, Series, Study, StudyKey
-from hub.formats.dicom_header import instance_from_header, scan_header
+from hub.formats.dicom.header import instance_from_header, scan_header
+from hub.formats.dicom.part10 import split_part10
 from hub.formats.encoding import EncodingContext
-from hub.formats.part10 import split_part10
-from hub.formats.volume import Volume, read_volume
+from hub.formats.images.volume import Volume, read_volume
 from hub.ports import ModelPackage
 from model_adapters.onnx_local.graph import Graph
 from model_adapters.tensors.engine import Model

@@ -29,9 +29,9 @@ from connectors.webhook import CONNECTOR as WEBHOOK
 from connectors.webhook.config import WebhookDestinationConfig
 from hub.domain.delivery import Document, DocumentKind
 from hub.errors import CaidxError, RejectedError, TransientError
-from hub.formats import hl7v2_report
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from hub.formats.encoding import EncodingContext
+from hub.formats.hl7v2 import report as hl7v2_report
 from hub.ports import Connector, Destination, DestinationContext
 from tests import builders
 from tests.contracts.recording import RecordingIntake, WallClock, document

@@ -26,7 +26,7 @@ from hub.domain.inference import (
 )
 from hub.domain.model_runtime import OpenInferenceRuntime, Runtime, VendorHttpRuntime
 from hub.errors import CaidxError, ConfigError, RejectedError, TransientError
-from hub.formats.contract_request import DicomInputMessage, RequestMessage
+from hub.formats.contract.request import DicomInputMessage, RequestMessage
 from hub.ports import AdapterContext, HealthState, ModelAdapter, ModelPackage
 from model_adapters.onnx_local import ADAPTER as ONNX_LOCAL
 from model_adapters.onnx_local.config import OnnxLocalConfig

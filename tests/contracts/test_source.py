@@ -13,7 +13,7 @@ from connectors.dicom.config import DicomSourceConfig
 from connectors.folder import CONNECTOR as FOLDER
 from connectors.folder.config import FolderSourceConfig
 from hub.errors import RejectedError, TransientError
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from hub.ports import EndOfTransfer, HealthState, Source
 from tests.contracts.recording import RecordingIntake, eventually, write_files
 from tests.peers import free_port

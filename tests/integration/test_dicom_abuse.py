@@ -19,7 +19,7 @@ import pytest
 
 from connectors.dicom.config import DicomSourceConfig
 from connectors.dicom.source import DicomSource
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from hub.ports import EndOfTransfer
 from tests.contracts.recording import ENCAPSULATED_PDF, RecordingIntake, dicom_file, eventually
 from tests.peers import dcmtk, free_port

@@ -22,7 +22,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as M
 from connectors.dicom.archive import DicomArchive
 from connectors.dicom.archive_config import DicomArchiveConfig
 from hub.errors import RejectedError, TransientError
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.part10 import split_part10
 from hub.ports import ArchiveContext, EndOfTransfer, StudyQuery
 from tests.integration.archives import (
     CT_IMAGE_STORAGE,

@@ -23,7 +23,7 @@ from connectors.dicom.destination import DicomDestination
 from connectors.dicom.source import DicomSource
 from hub.domain.identity import PatientIdentity, StudyIdentity
 from hub.errors import ConfigError, IntegrityError, RejectedError, TransientError
-from hub.formats.dicom_header import scan_header, split_part10
+from hub.formats.dicom.header import scan_header, split_part10
 from hub.ports import DestinationContext, EndOfTransfer, ReceivedObject, SentAs, SentFile
 from tests.contracts.recording import (
     ENCAPSULATED_PDF,

@@ -29,7 +29,7 @@ from connectors.dicom.source import build_source
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import PatientIdentity, StudyIdentity
 from hub.errors import CaidxError, RejectedError, TransientError
-from hub.formats.dicom_header import scan_header, split_part10
+from hub.formats.dicom.header import scan_header, split_part10
 from hub.ports import CommitmentReport, Confirming, DestinationContext, SourceContext
 from tests.contracts.recording import (
     ENCAPSULATED_PDF,

@@ -37,7 +37,7 @@ from connectors.dicom.sender import send_files
 from connectors.dicom.source import DicomSource
 from connectors.dicom.storage_classes import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES
 from hub.errors import RejectedError
-from hub.formats.dicom_header import scan_header, split_part10
+from hub.formats.dicom.header import scan_header, split_part10
 from hub.ports import EndOfTransfer, SentAs
 from tests.contracts.recording import RecordingIntake, eventually, write_files
 from tests.fuzz.upper_layer import fuzz

@@ -13,7 +13,7 @@ import pytest
 
 from connectors.dicom.config import DicomSourceConfig
 from connectors.dicom.source import DicomSource
-from hub.formats.dicom_header import scan_header, split_part10
+from hub.formats.dicom.header import scan_header, split_part10
 from hub.ports import EndOfTransfer
 from tests.contracts.recording import RecordingIntake, eventually
 from tests.integration.archives import STUDY, write_studies

@@ -27,7 +27,7 @@ from connectors.dicom.sender import send_files
 from connectors.dicom.source import DicomSource
 from hub.cli.app import run
 from hub.errors import ConfigError, TransientError
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from hub.ports import ArchiveContext, DestinationContext, EndOfTransfer, SendTls, SentAs
 from hub.transport.tls import client_context, server_context
 from hub.transport.tls_config import TlsClientConfig, TlsServerConfig

@@ -15,7 +15,7 @@ import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom.errors import InvalidDicomError
 
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from tests.dicomweb_server import DicomWebServer, dicomweb_server
 from tests.peers.orthanc import Orthanc
 from tests.unit.connectors.dicomweb.bodies import multipart, parts_of, stow

@@ -16,7 +16,7 @@ from connectors.dicomweb import retrieval
 from connectors.dicomweb.archive import DicomWebArchive
 from connectors.dicomweb.archive_config import DicomWebArchiveConfig
 from hub.errors import RejectedError, TransientError
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.part10 import split_part10
 from hub.ports import ArchiveContext, EndOfTransfer, StudyQuery
 from tests.integration.archives import (
     PATIENT_ID,

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from hub.domain.access import Scope
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from tests.contracts.recording import STUDY, dicom_file, eventually
 from tests.running_hub import RunningHub
 from tests.unit.connectors.dicomweb.bodies import multipart, parts_of, stow

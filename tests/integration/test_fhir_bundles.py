@@ -13,8 +13,8 @@ import pytest
 
 from hub.domain.delivery import DocumentKind
 from hub.errors import IntegrityError
-from hub.formats import fhir_report
-from hub.formats.fhir_checks import check_bundle
+from hub.formats.fhir import report as fhir_report
+from hub.formats.fhir.checks import check_bundle
 from tests import builders
 from tests.peers.fhir_server import FhirServer, FhirValidators
 from tests.unit.formats.fhir_bundles import CASES, Case, Json, card, context

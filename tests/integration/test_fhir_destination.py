@@ -21,7 +21,7 @@ from hub.domain.report import ReportVersion
 from hub.domain.study import Study
 from hub.errors import CaidxError, ConfigError, RejectedError, TransientError
 from hub.formats.encoding import EncodingContext
-from hub.formats.fhir_report import encode
+from hub.formats.fhir.report import encode
 from hub.ports import DestinationContext
 from tests import builders
 from tests.fakes import NoConfirmations

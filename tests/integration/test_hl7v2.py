@@ -19,8 +19,8 @@ from hub.bootstrap.desk import Desk
 from hub.domain.identity import PatientIdentity
 from hub.ports import SourceContext
 from hub.store.database import Database, migrate, open_database, sqlite_url
-from hub.store.objects import SegmentStore
 from hub.store.patients import current_identity
+from hub.store.segments.objects import SegmentStore
 from hub.supervisor.processes import this_process
 from tests.contracts.recording import RecordingIntake, WallClock
 from tests.peers import free_port

@@ -30,11 +30,11 @@ from hub.domain.inference import (
 from hub.domain.observation import Observation
 from hub.domain.study import Completeness, EvidenceKind, Series
 from hub.errors import RejectedError
-from hub.formats.contract import decode_answer, encode_request
-from hub.formats.ct_phantom import chest_phantom
-from hub.formats.dicom_header import scan_header
+from hub.formats.contract.messages import decode_answer, encode_request
+from hub.formats.dicom.header import scan_header
+from hub.formats.dicom.part10 import split_part10
 from hub.formats.encoding import check_document_identity
-from hub.formats.part10 import split_part10
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.ports import AdapterContext, ReceivedObject, Retrieval, Sender
 from hub.registry import discover
 from hub.simulator.images import FolderStore

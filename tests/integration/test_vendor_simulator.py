@@ -20,7 +20,7 @@ from hub.domain.inference import (
     Unsuitable,
 )
 from hub.errors import IntegrityError, RejectedError
-from hub.formats.contract import decode_answer, encode_request
+from hub.formats.contract.messages import decode_answer, encode_request
 from hub.formats.encoding import check_document_identity
 from hub.simulator.answers import MadeUpAnswers
 from hub.simulator.behaviours import (

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from hub.errors import RejectedError
-from hub.formats.dicom_header import scan_header
+from hub.formats.dicom.header import scan_header
 from hub.ports import Buffer, EndOfTransfer, ReceivedObject, Sender, SourceContext
 from tests.peers import free_port
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from hub.formats.contract import decode_request
-from hub.formats.contract_request import RequestMessage
+from hub.formats.contract.messages import decode_request
+from hub.formats.contract.request import RequestMessage
 
 Work = Callable[[RequestMessage], bytes]
 

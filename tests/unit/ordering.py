@@ -17,7 +17,7 @@ from hub.domain.order import Order, OrderSubject
 from hub.domain.routing import Route
 from hub.domain.study import Study, StudyKey
 from hub.fetching import FETCH_JOB, Fetching
-from hub.formats.fhir_observation import observation_of
+from hub.formats.fhir.observation import observation_of
 from hub.formats.route_expression import compile_expression
 from hub.order_steps import OrderSteps
 from hub.order_values import OrderValues

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from hub.domain.study import Location
-from hub.formats.rendered_image import rendered
+from hub.formats.images.rendered_image import rendered
 from hub.ports import ObjectStore, RenderedImage
 from hub.supervisor import rendering_process
 

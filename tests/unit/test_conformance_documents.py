@@ -24,8 +24,9 @@ from hub.domain.delivery import DICOM_KINDS, Document, DocumentKind
 from hub.domain.finding import ParametricMap
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.report import ReportCause
-from hub.formats import encoding, sr_codes
+from hub.formats import encoding
 from hub.formats.encoding import EncodingContext
+from hub.formats.sr import codes as sr_codes
 from tests import builders
 from tests.unit.documents import section, spans, table, text_of
 from tests.unit.formats.encoded import CONTEXT

@@ -27,8 +27,8 @@ from hub.domain.report import Person, ReportCause, ReportStatus
 from hub.domain.routing import RouteMode
 from hub.errors import RejectedError, TransientError
 from hub.formats import record
-from hub.formats.ct_phantom import chest_phantom
 from hub.formats.encoding import Encoder, EncodingContext, document_uid, document_uuid, series_uid
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.ports import ModelPackage
 from hub.registry import RunningDestination, RunningModel
 from hub.store import audit, patients, report_versions

@@ -14,8 +14,8 @@ from hub.errors import TransientError
 from hub.ports import Sender
 from hub.store import audit, workers
 from hub.store.database import Database, migrate, open_database, sqlite_url
-from hub.store.objects import SegmentStore
 from hub.store.reception import Rejection
+from hub.store.segments.objects import SegmentStore
 from hub.supervisor.processes import this_process
 from tests.fakes import FrozenClock
 

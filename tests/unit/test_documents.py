@@ -18,7 +18,7 @@ from hub.cli.app import app
 from hub.config import load_settings
 from hub.domain.delivery import DocumentKind
 from hub.formats.finding_changes import read_changes
-from hub.formats.model_manifest import read_manifest
+from hub.formats.manifest.model_manifest import read_manifest
 from hub.ports import Jobs
 from hub.registry import discover
 from hub.store.database import Database, open_database, sqlite_url

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hub.domain.study import StudyKey
 from hub.errors import RejectedError, TransientError
 from hub.fetching import FETCH_JOB, AskRule, Fetching
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.ports import (
     EndOfTransfer,
     RemoteSeries,

@@ -19,8 +19,9 @@ from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.patient import PatientChange, PatientChangeKind
 from hub.domain.report import Person
 from hub.errors import RejectedError
-from hub.formats import fhir_report, report_pdf
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.fhir import report as fhir_report
+from hub.formats.images.ct_phantom import chest_phantom
+from hub.formats.printed import pdf as report_pdf
 from hub.identity_gate import FOLLOWED, SHARED_ACCESSION_NUMBER, IdentityGate, Verified
 from hub.store import patients
 from hub.store.quarantine import Quarantine

@@ -18,9 +18,13 @@ from hub.config.settings import DestinationSettings
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
 from hub.domain.report import ReportCause
-from hub.formats import escalation, fhir_r5, fhir_report, hl7v2_report, notice, report_pdf
+from hub.formats import escalation, notice
 from hub.formats.encoding import EncodingContext
-from hub.formats.hl7v2_patient import EVENTS
+from hub.formats.fhir import r5 as fhir_r5
+from hub.formats.fhir import report as fhir_report
+from hub.formats.hl7v2 import report as hl7v2_report
+from hub.formats.hl7v2.patient import EVENTS
+from hub.formats.printed import pdf as report_pdf
 from hub.transport.webhook_signature import key_of, signed_headers
 from tests import builders
 from tests.unit.documents import blocks, section, spans, table, text_of

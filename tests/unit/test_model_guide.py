@@ -17,7 +17,7 @@ from hub.domain.critical import CriticalRule
 from hub.domain.delivery import DocumentKind
 from hub.domain.model_card import ModelCard
 from hub.domain.model_output import FindingSpec, LocationSpec, OutputSpec
-from hub.formats.model_manifest import read_manifest
+from hub.formats.manifest.model_manifest import read_manifest
 from tests.unit.documents import blocks, section, spans, table, text_of
 
 YAML_FILE = YAML(typ="safe")

@@ -26,10 +26,12 @@ from hub.domain.model_input import VolumeInput
 from hub.domain.routing import Route, RouteMode
 from hub.domain.study import StudyKey
 from hub.errors import IntegrityError, RejectedError, TransientError, UnsuitableError
-from hub.formats import fhir_report, record, report_pdf
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats import record
+from hub.formats.dicom.part10 import split_part10
 from hub.formats.encoding import EncodingContext
-from hub.formats.part10 import split_part10
+from hub.formats.fhir import report as fhir_report
+from hub.formats.images.ct_phantom import chest_phantom
+from hub.formats.printed import pdf as report_pdf
 from hub.formats.route_expression import compile_expression
 from hub.pipeline import DocumentStore, Pipeline
 from hub.ports import EndOfTransfer, ModelPackage, ReceivedObject, Sender

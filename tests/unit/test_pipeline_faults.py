@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.errors import RejectedError, TransientError
-from hub.formats.ct_phantom import chest_phantom
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.part10 import split_part10
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.store.index_batch import TWO_PATIENTS
 from hub.store.request_ledger import MOST_LOST_ATTEMPTS
 from hub.store.schema import alerts, requests, results

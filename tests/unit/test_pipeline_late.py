@@ -16,7 +16,7 @@ from hub.domain.identity import derived_uid
 from hub.domain.routing import LateImages, RouteMode, RouteStart, WhenIncomplete
 from hub.domain.study import StudyKey
 from hub.errors import RejectedError, TransientError
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.formats.route_expression import compile_expression
 from hub.ports import EndOfTransfer, Expectation, ExpectationSource, NamedSeries, ProcedureStep
 from hub.store import audit, studies

@@ -16,7 +16,7 @@ from hub.domain.inference import ImagingInput, InputRole
 from hub.domain.model_input import PriorsInput, VolumeInput
 from hub.errors import IntegrityError, RejectedError, TransientError
 from hub.fetching import FETCH_JOB, Fetching
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.ports import RemoteSeries, RemoteStudy
 from hub.prior_steps import NONE_FOUND, NOT_TOLD, PRIORS_JOB, TIME_OVER, PriorSteps
 from hub.registry import RunningModel

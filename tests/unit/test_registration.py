@@ -28,7 +28,7 @@ from hub.bootstrap.model_register import register_of
 from hub.config import load_settings
 from hub.domain.registration import RegistrationState
 from hub.errors import ConfigError, RejectedError, TransientError
-from hub.formats.package_archive import PackageArchive
+from hub.formats.manifest.package_archive import PackageArchive
 from hub.ports import ModelPackage
 from hub.registration import NotYoursError, Registrar
 from hub.registry import discover

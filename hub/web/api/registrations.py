@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from hub.bootstrap.registration import ModelDesk
 from hub.domain.access import Principal
 from hub.errors import ConfigError, RejectedError
-from hub.formats.package_archive import PackageArchive, looks_like_archive
+from hub.formats.manifest.package_archive import PackageArchive, looks_like_archive
 from hub.registration import NotYoursError, Registrar
 from hub.store.package_store import (
     Offered,

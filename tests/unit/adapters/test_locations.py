@@ -10,9 +10,9 @@ import pytest
 from hub.domain.finding import GraphicType, ImageLocation
 from hub.domain.model_steps import CropOrPad, Reorient, Resample, Resize
 from hub.errors import RejectedError
-from hub.formats.image import read_single_image
-from hub.formats.model_manifest import read_manifest
-from hub.formats.volume import read_volume
+from hub.formats.images.image import read_single_image
+from hub.formats.images.volume import read_volume
+from hub.formats.manifest.model_manifest import read_manifest
 from model_adapters.tensors.preprocessing import (
     Data,
     crop_or_pad,

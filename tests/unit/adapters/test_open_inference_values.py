@@ -16,7 +16,7 @@ from hub.domain.model_runtime import OnnxRuntime, OpenInferenceRuntime
 from hub.domain.observed_input import chosen_input
 from hub.domain.study import Study
 from hub.errors import ConfigError, RejectedError
-from hub.formats.model_manifest import read_manifest
+from hub.formats.manifest.model_manifest import read_manifest
 from hub.formats.ucum import value_in
 from hub.ports import AdapterContext, ModelAdapter, ModelPackage
 from model_adapters.onnx_local import ADAPTER as ONNX_LOCAL

@@ -21,8 +21,8 @@ from hub.domain.model_output import (
 )
 from hub.domain.model_steps import EcgIntervals, Softmax
 from hub.errors import RejectedError
-from hub.formats.model_manifest import read_manifest
-from hub.formats.volume import read_volume
+from hub.formats.images.volume import read_volume
+from hub.formats.manifest.model_manifest import read_manifest
 from model_adapters.tensors.postprocessing import (
     Answer,
     findings_of,

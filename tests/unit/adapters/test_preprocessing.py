@@ -22,9 +22,9 @@ from hub.domain.model_steps import (
     Window,
 )
 from hub.errors import UnsuitableError
-from hub.formats.image import Image, read_single_image
-from hub.formats.volume import Volume, read_volume
-from hub.formats.waveform import Waveform
+from hub.formats.images.image import Image, read_single_image
+from hub.formats.images.volume import Volume, read_volume
+from hub.formats.images.waveform import Waveform
 from model_adapters.tensors import preprocessing as steps
 from model_adapters.tensors.preprocessing import Data, data_of
 from model_adapters.tensors.regions import source_labels

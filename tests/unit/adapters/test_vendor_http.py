@@ -26,8 +26,8 @@ from hub.domain.model_card import ModelCard
 from hub.domain.model_output import ClassFinding, DetectionsFinding, PresenceFinding
 from hub.domain.model_runtime import VendorHttpRuntime
 from hub.errors import ConfigError, JobLostError, RejectedError, TransientError
-from hub.formats.contract import encode_answer, encode_deferred, encode_failed
-from hub.formats.manifest_checks import card_faults
+from hub.formats.contract.messages import encode_answer, encode_deferred, encode_failed
+from hub.formats.manifest.checks import card_faults
 from hub.ports import AdapterContext, ModelPackage, Resuming, Retrieval
 from hub.registry import discover
 from hub.transport.webhook_signature import key_of, signed_headers

@@ -20,7 +20,7 @@ from hub.domain.inference import (
     Priority,
 )
 from hub.domain.study import Completeness, Instance, Location, Series, Study, StudyKey
-from hub.formats.pixel_data import read_image
+from hub.formats.images.pixel_data import read_image
 from hub.ports import ModelPackage
 from hub.store.packages import read_package
 

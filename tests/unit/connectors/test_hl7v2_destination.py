@@ -23,7 +23,7 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.identity import PatientIdentity
 from hub.errors import ConfigError, RejectedError, TransientError
 from hub.formats.encoding import EncodingContext
-from hub.formats.hl7v2_report import encode
+from hub.formats.hl7v2.report import encode
 from hub.ports import DestinationContext
 from hub.transport.tls_config import TlsClientConfig
 from tests.builders import MADE_AT, assessed, chest_ct_study, model_card, request_for

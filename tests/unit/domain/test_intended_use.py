@@ -11,7 +11,7 @@ from hub.domain.intended_use import unsuitable_reasons
 from hub.domain.model_card import IntendedUse, ModelCard
 from hub.domain.model_input import WaveformInput
 from hub.domain.study import Completeness, Instance, Location, Series, Study, StudyKey
-from hub.formats.model_manifest import read_manifest
+from hub.formats.manifest.model_manifest import read_manifest
 from tests.unit.adapters.toy_models import MANIFEST
 
 CT = "1.2.840.10008.5.1.4.1.1.2"

@@ -14,7 +14,7 @@ from hub.domain.model_input import ObservationsInput
 from hub.domain.observation import Observation
 from hub.domain.observed_input import Selection, chosen_input
 from hub.domain.study import Completeness, EvidenceKind
-from hub.formats.model_manifest import read_manifest
+from hub.formats.manifest.model_manifest import read_manifest
 from hub.formats.ucum import value_in
 from model_adapters.reference_models import LIVER_KIDNEY_SCORES
 from tests.unit.observed import (

@@ -12,7 +12,11 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
 from hub.domain.model_card import ModelCard
 from hub.domain.report import ReportCause, ReportStatus, ReportVersion
-from hub.formats import fhir_r5, fhir_report, hl7v2_report, notice, record, report_pdf
+from hub.formats import notice, record
+from hub.formats.fhir import r5 as fhir_r5
+from hub.formats.fhir import report as fhir_report
+from hub.formats.hl7v2 import report as hl7v2_report
+from hub.formats.printed import pdf as report_pdf
 from hub.ports import ModelPackage
 from tests.unit.formats.fhir_bundles import RADIOLOGIST, context
 from tests.unit.observed import case, package_of_scores, request_of, result_of, usual_values

@@ -8,8 +8,10 @@ from zoneinfo import ZoneInfo
 
 from hub.domain.delivery import Document, DocumentKind
 from hub.domain.inference import InferenceRequest, InferenceResult
-from hub.formats import dicom_seg, dicom_sr, report_pdf
 from hub.formats.encoding import EncodingContext
+from hub.formats.printed import pdf as report_pdf
+from hub.formats.seg import binary as dicom_seg
+from hub.formats.sr import report as dicom_sr
 from tests import builders
 
 CONTEXT = EncodingContext(

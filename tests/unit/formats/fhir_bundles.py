@@ -21,8 +21,9 @@ from hub.domain.report import (
     ReportVersion,
 )
 from hub.domain.study import Completeness, EvidenceKind, Study
-from hub.formats import fhir_r5, fhir_report
 from hub.formats.encoding import BusinessIdentifier, EncodingContext, document_uid
+from hub.formats.fhir import r5 as fhir_r5
+from hub.formats.fhir import report as fhir_report
 from tests import builders
 
 Json = dict[str, Any]

@@ -14,9 +14,12 @@ from hub.domain.report import (
     ReportStatus,
     ReportVersion,
 )
-from hub.formats import dicom_seg, dicom_sr, key_objects, presentation_state
+from hub.formats.dicom_objects import presentation_state
+from hub.formats.dicom_objects.related import related_objects
 from hub.formats.encoding import Encoder, EncodingContext
-from hub.formats.related_objects import related_objects
+from hub.formats.seg import binary as dicom_seg
+from hub.formats.sr import key_objects
+from hub.formats.sr import report as dicom_sr
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT
 

@@ -15,10 +15,11 @@ from hub.domain.identity import PatientIdentity
 from hub.domain.inference import ObservationInput
 from hub.domain.report import ReportVersion
 from hub.errors import IntegrityError
-from hub.formats import fhir_report, record
+from hub.formats import record
 from hub.formats.document_identity import contradictions
 from hub.formats.encoding import check_document_identity
-from hub.formats.fhir_checks import check_rules
+from hub.formats.fhir import report as fhir_report
+from hub.formats.fhir.checks import check_rules
 from hub.formats.invariants import check_documents, check_result
 from tests import builders
 from tests.unit.formats.case_reports import CASE_REPORTS, CaseReport, Json, card

@@ -28,7 +28,9 @@ from hub.domain.inference import (
 from hub.domain.observation import Observation
 from hub.domain.study import Completeness, EvidenceKind
 from hub.errors import IntegrityError, RejectedError, TransientError
-from hub.formats.contract import (
+from hub.formats.contract.finding import FindingMessage
+from hub.formats.contract.label_map import FrameMessage, LabelMapMessage, SegmentMessage
+from hub.formats.contract.messages import (
     decode_answer,
     decode_request,
     encode_answer,
@@ -36,10 +38,8 @@ from hub.formats.contract import (
     encode_failed,
     encode_request,
 )
-from hub.formats.contract_finding import FindingMessage
-from hub.formats.contract_label_map import FrameMessage, LabelMapMessage, SegmentMessage
-from hub.formats.contract_observation import observation_of, observation_resource
-from hub.formats.contract_request import DicomInputMessage, FhirInputMessage
+from hub.formats.contract.observation import observation_of, observation_resource
+from hub.formats.contract.request import DicomInputMessage, FhirInputMessage
 from hub.formats.encoding import check_document_identity
 from hub.ports import Retrieval
 from tests.builders import (

@@ -15,7 +15,7 @@ from hub.domain.inference import (
     Unsuitable,
 )
 from hub.errors import RejectedError
-from hub.formats.contract import (
+from hub.formats.contract.messages import (
     decode_answer,
 )
 from tests.unit.formats.contract_cases import (

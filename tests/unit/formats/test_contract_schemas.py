@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hub.cli.contract import app
-from hub.formats.contract_schemas import MESSAGES, contract_schema, schema_file
+from hub.formats.contract.schemas import MESSAGES, contract_schema, schema_file
 from tests.unit.formats.contract_cases import CONTRACT, EXAMPLES
 
 

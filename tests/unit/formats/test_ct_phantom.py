@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from hub.domain.identity import PatientIdentity
-from hub.formats.ct_phantom import ChestPhantom, chest_phantom
+from hub.formats.images.ct_phantom import ChestPhantom, chest_phantom
 from tests.peers import find_tool
 
 

@@ -28,7 +28,7 @@ from pydicom.uid import (
 
 from hub.domain.study import Instance, Location
 from hub.errors import RejectedError
-from hub.formats.dicom_header import (
+from hub.formats.dicom.header import (
     NUMBER_ATTRIBUTES,
     TEXT_ATTRIBUTES,
     instance_from_header,

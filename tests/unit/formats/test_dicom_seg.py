@@ -14,8 +14,8 @@ from hub.domain.finding import Region
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.study import Instance
 from hub.errors import IntegrityError, RejectedError
-from hub.formats import dicom_seg
-from hub.formats.cielab import dicom_cielab
+from hub.formats.dicom_objects.cielab import dicom_cielab
+from hub.formats.seg import binary as dicom_seg
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT
 

@@ -15,7 +15,7 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Finding, Presence
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.errors import RejectedError
-from hub.formats import dicom_sr
+from hub.formats.sr import report as dicom_sr
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT, all_documents, output_of
 

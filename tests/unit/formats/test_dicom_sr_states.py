@@ -17,8 +17,11 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Region
 from hub.domain.identity import PatientIdentity
 from hub.domain.report import ReportCause
-from hub.formats import dicom_seg, dicom_sr, seg_fractional, seg_labelmap
-from hub.formats.dicom_object import document_title
+from hub.formats.dicom_objects.modules import document_title
+from hub.formats.seg import binary as dicom_seg
+from hub.formats.seg import fractional as seg_fractional
+from hub.formats.seg import labelmap as seg_labelmap
+from hub.formats.sr import report as dicom_sr
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT, output_of, validator_errors
 from tests.unit.formats.report_states import (

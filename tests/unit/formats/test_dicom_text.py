@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.formats.dicom_text import CharacterSet
+from hub.formats.dicom.text import CharacterSet
 
 TERMS = (
     b"",

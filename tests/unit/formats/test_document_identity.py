@@ -12,8 +12,9 @@ from pydicom import Dataset, dcmread
 
 from hub.domain.delivery import DICOM_KINDS, Document, DocumentKind
 from hub.domain.identity import PatientIdentity, StudyIdentity
-from hub.formats import fhir_report, hl7v2_report
 from hub.formats.document_identity import contradictions, document_identity, references
+from hub.formats.fhir import report as fhir_report
+from hub.formats.hl7v2 import report as hl7v2_report
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT, all_documents
 

@@ -11,8 +11,8 @@ from pydicom import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from hub.errors import CaidxError, RejectedError
-from hub.formats.element_scan import scan_file
-from hub.formats.pixel_data import read_object
+from hub.formats.dicom.element_scan import scan_file
+from hub.formats.images.pixel_data import read_object
 from tests.unit.enhanced import enhanced_ct
 from tests.unit.imaging import ct_dataset, ct_series, ct_slice, file_bytes
 
@@ -29,7 +29,7 @@ def before_pixels(extra: bytes) -> bytes:
 
 
 def test_a_deflate_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.formats.element_scan.MAXIMUM_INFLATED", 1 << 20)
+    monkeypatch.setattr("hub.formats.dicom.element_scan.MAXIMUM_INFLATED", 1 << 20)
     whole = file_bytes(ct_dataset(0), DeflatedExplicitVRLittleEndian)
     deflater = zlib.compressobj(wbits=-15)
     bomb = deflater.compress(bytes(32 << 20)) + deflater.flush()
@@ -78,11 +78,11 @@ def test_a_sequence_of_a_million_empty_items_is_not_kept(monkeypatch: pytest.Mon
         scanned.append(1)
         return scan(*arguments, **options)  # type: ignore[arg-type]
 
-    from hub.formats.element_scan import scan
+    from hub.formats.dicom.element_scan import scan
 
     items = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 1_000_000
     file = before_pixels(_PER_FRAME + struct.pack("<I", len(items)) + items)
-    monkeypatch.setattr("hub.formats.element_scan.scan", counted)
+    monkeypatch.setattr("hub.formats.dicom.element_scan.scan", counted)
     with pytest.raises(RejectedError, match="functional groups of 2 or more frames"):
         read_object(file)
     assert len(scanned) < 10

@@ -16,9 +16,9 @@ from hub.domain.finding import Evidence
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.study import Location, Series, Study, StudyKey
 from hub.errors import IntegrityError
-from hub.formats.dicom_header import instance_from_header, scan_header
+from hub.formats.dicom.header import instance_from_header, scan_header
+from hub.formats.dicom.part10 import split_part10
 from hub.formats.encoding import EncodingContext, document_uid, series_uid
-from hub.formats.part10 import split_part10
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT, ENCODERS, all_documents, validator_errors
 

@@ -12,9 +12,9 @@ import pytest
 
 from hub.domain.report import ReportVersion
 from hub.errors import IntegrityError
-from hub.formats.fhir_bundle_view import BundleView
-from hub.formats.fhir_checks import RULES, check_bundle, check_rules
-from hub.formats.fhir_report import encode
+from hub.formats.fhir.bundle_view import BundleView
+from hub.formats.fhir.checks import RULES, check_bundle, check_rules
+from hub.formats.fhir.report import encode
 from tests import builders
 from tests.unit.formats.case_reports import CaseReport
 from tests.unit.formats.fhir_bundles import (

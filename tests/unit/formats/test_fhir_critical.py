@@ -11,7 +11,7 @@ from hub.domain.critical import CriticalRule, marked
 from hub.domain.finding import Finding, Presence
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.report import ReportStatus, ReportVersion
-from hub.formats.fhir_observations import critical_interpretation
+from hub.formats.fhir.observations import critical_interpretation
 from tests import builders
 from tests.unit.formats.fhir_bundles import CASES, Case, Json, card, report, resources
 

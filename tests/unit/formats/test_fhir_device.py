@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hub.domain.model_card import Regulation, Vendor
-from hub.formats.fhir_device import MODEL_CARD_DESCRIPTION, device, model_card_text
+from hub.formats.fhir.device import MODEL_CARD_DESCRIPTION, device, model_card_text
 from tests import builders
 from tests.unit.formats.fhir_bundles import Json, card
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hub.errors import RejectedError
-from hub.formats.fhir_imaging_study import expectations_in, read_imaging_studies
+from hub.formats.fhir.imaging_study import expectations_in, read_imaging_studies
 from hub.ports import Expectation, ExpectationSource
 
 STUDY = "1.2.3"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hub.domain.finding import GraphicType, ImageLocation
-from hub.formats.fhir_location import image_names, location_text
+from hub.formats.fhir.location import image_names, location_text
 from tests import builders
 from tests.unit.formats.fhir_bundles import CASES, resources
 

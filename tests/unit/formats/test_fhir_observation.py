@@ -15,7 +15,7 @@ from hub.domain.coding import Code
 from hub.domain.identity import PatientIdentity
 from hub.domain.observation import Observation
 from hub.errors import RejectedError
-from hub.formats.fhir_observation import observation_of
+from hub.formats.fhir.observation import observation_of
 
 PATIENT = PatientIdentity("P-7", "HOSP")
 UCUM = "http://unitsofmeasure.org"

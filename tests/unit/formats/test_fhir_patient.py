@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hub.domain.identity import PatientIdentity
 from hub.domain.patient import PatientChange, PatientChangeKind
 from hub.errors import RejectedError
-from hub.formats.fhir_patient import read_patient_changes
+from hub.formats.fhir.patient import read_patient_changes
 
 NOW = datetime(2026, 3, 14, 8, 30, tzinfo=UTC)
 KH, UMR = "urn:oid:1.2.3", "https://umr.example/patients"

@@ -10,8 +10,8 @@ from fhir.resources.bundle import Bundle
 from hub.domain.delivery import DocumentKind
 from hub.domain.model_card import Regulation
 from hub.errors import IntegrityError
-from hub.formats import fhir_r5
-from hub.formats.fhir_checks import check_shape
+from hub.formats.fhir import r5 as fhir_r5
+from hub.formats.fhir.checks import check_shape
 from tests import builders
 from tests.unit.formats.fhir_bundles import (
     CASES,

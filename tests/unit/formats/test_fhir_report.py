@@ -22,7 +22,7 @@ from hub.domain.report import ReportVersion
 from hub.domain.study import Study
 from hub.errors import IntegrityError, RejectedError
 from hub.formats.encoding import AI_MARK, document_uid
-from hub.formats.fhir_report import encode
+from hub.formats.fhir.report import encode
 from tests import builders
 from tests.unit.formats.fhir_bundles import (
     PAGE,

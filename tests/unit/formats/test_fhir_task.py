@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hub.domain.inference import Priority
-from hub.formats.fhir_task import task
+from hub.formats.fhir.task import task
 from tests import builders
 from tests.unit.formats.fhir_bundles import CASES, Json, card, context, resources
 

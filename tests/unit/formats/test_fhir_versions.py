@@ -10,8 +10,8 @@ import pytest
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.report import Person, ReportCause, ReportStatus, ReportVersion
 from hub.formats.encoding import AI_MARK
-from hub.formats.fhir_checks import check_bundle
-from hub.formats.fhir_identities import tracking_uid
+from hub.formats.fhir.checks import check_bundle
+from hub.formats.fhir.identities import tracking_uid
 from model_adapters.tensors.values import Subject
 from tests import builders
 from tests.unit.formats.fhir_bundles import (

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from hub.domain.study import Instance, Location
 from hub.errors import RejectedError
-from hub.formats.ct_phantom import chest_phantom
-from hub.formats.dicom_elements import EXPLICIT, Walker
-from hub.formats.dicom_header import WANTED, HeaderScan, instance_from_header, scan_header
-from hub.formats.header_outline import HeaderOutline
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.elements import EXPLICIT, Walker
+from hub.formats.dicom.header import WANTED, HeaderScan, instance_from_header, scan_header
+from hub.formats.dicom.header_outline import HeaderOutline
+from hub.formats.dicom.part10 import split_part10
+from hub.formats.images.ct_phantom import chest_phantom
 
 _LOCATION = Location("", 0, 0)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.errors import RejectedError
-from hub.formats.hl7v2_message import (
+from hub.formats.hl7v2.message import (
     components,
     encoded_message,
     escaped,

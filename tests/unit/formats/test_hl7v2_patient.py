@@ -6,8 +6,8 @@ import pytest
 
 from hub.domain.identity import PatientIdentity
 from hub.domain.patient import PatientChange, PatientChangeKind, follow
-from hub.formats.hl7v2_message import MessageError, read_message
-from hub.formats.hl7v2_patient import IdentifierRules, patient_changes
+from hub.formats.hl7v2.message import MessageError, read_message
+from hub.formats.hl7v2.patient import IdentifierRules, patient_changes
 
 RULES = IdentifierRules()
 NOW = datetime(2026, 3, 14, 8, 30, tzinfo=UTC)

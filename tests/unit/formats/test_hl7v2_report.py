@@ -24,7 +24,7 @@ from hub.domain.report import (
 )
 from hub.errors import IntegrityError, RejectedError
 from hub.formats.encoding import AI_MARK, FIRST_VERSION, EncodingContext
-from hub.formats.hl7v2_report import encode
+from hub.formats.hl7v2.report import encode
 from tests.builders import (
     LEFT,
     MADE_AT,

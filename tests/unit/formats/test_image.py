@@ -15,7 +15,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from hub.domain.model_input import ImageInput
 from hub.domain.model_steps import Present
 from hub.errors import CaidxError, RejectedError, UnsuitableError
-from hub.formats.image import Image, read_single_image
+from hub.formats.images.image import Image, read_single_image
 from model_adapters.tensors.preprocessing import data_of, present
 from tests.unit.imaging import ct_dataset, ct_slice, file_bytes
 

@@ -18,9 +18,9 @@ from hub.domain.inference import InferenceRequest, InferenceResult, Outcome
 from hub.domain.report import Person, ReportCause, ReportStatus, ReportVersion
 from hub.domain.study import Instance
 from hub.errors import RejectedError, TransientError
-from hub.formats import key_image
+from hub.formats.dicom_objects import key_image
 from hub.formats.encoding import EncodingContext
-from hub.formats.key_picture import CRITICAL_GRAPHIC
+from hub.formats.printed.key_picture import CRITICAL_GRAPHIC
 from hub.ports import RenderedImage
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT, validator_errors

@@ -11,7 +11,8 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Evidence
 from hub.domain.inference import ImagingInput, InferenceRequest, InputRole
 from hub.domain.report import ReportCause
-from hub.formats import key_image, key_objects
+from hub.formats.dicom_objects import key_image
+from hub.formats.sr import key_objects
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT
 from tests.unit.formats.report_states import (

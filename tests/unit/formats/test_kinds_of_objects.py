@@ -16,9 +16,9 @@ from hub.domain.model_input import WaveformInput
 from hub.domain.routing import series_variables
 from hub.domain.study import Instance, Location, Series
 from hub.errors import RejectedError, UnsuitableError
-from hub.formats.dicom_header import instance_from_header, scan_header
-from hub.formats.part10 import split_part10
-from hub.formats.waveform import Waveform, read_waveform
+from hub.formats.dicom.header import instance_from_header, scan_header
+from hub.formats.dicom.part10 import split_part10
+from hub.formats.images.waveform import Waveform, read_waveform
 from tests import builders
 from tests.unit.formats.encoded import all_documents
 from tests.unit.imaging import ct_slice, file_bytes

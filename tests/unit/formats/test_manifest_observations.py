@@ -6,7 +6,7 @@ import pytest
 
 from hub.domain.model_input import ObservationsInput
 from hub.errors import ConfigError
-from hub.formats.model_manifest import manifest_schema, read_manifest
+from hub.formats.manifest.model_manifest import manifest_schema, read_manifest
 from model_adapters.reference_models import LIVER_KIDNEY_SCORES, LUNG_DENSITY
 
 SCORES = (LIVER_KIDNEY_SCORES / "model.yaml").read_text()

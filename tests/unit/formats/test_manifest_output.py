@@ -7,7 +7,7 @@ import pytest
 from hub.domain.model_card import ModelCard
 from hub.domain.model_output import DetectionsFinding
 from hub.errors import ConfigError, ConfigProblem
-from hub.formats.model_manifest import manifest_schema, read_manifest
+from hub.formats.manifest.model_manifest import manifest_schema, read_manifest
 from tests.acceptance.disc_model import MANIFEST
 
 DISC = MANIFEST.replace("%ID%", "disc").replace("%SHA%", "0" * 64).replace("%GRAPHIC%", "ellipse")

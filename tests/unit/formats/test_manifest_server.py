@@ -11,8 +11,8 @@ from hub.domain.coding import Code
 from hub.domain.model_input import ObservationsInput, ObservationSpec
 from hub.domain.model_runtime import OpenInferenceRuntime
 from hub.errors import ConfigError
-from hub.formats.manifest_server import server_faults
-from hub.formats.model_manifest import read_manifest
+from hub.formats.manifest.model_manifest import read_manifest
+from hub.formats.manifest.server import server_faults
 from tests.unit.adapters import toy_models
 
 RUNTIME = """\

@@ -12,7 +12,7 @@ from dataclasses import replace
 from threading import Barrier
 
 sys.setswitchinterval(1e-6)
-from hub.formats import report_pdf
+from hub.formats.printed import pdf as report_pdf
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT
 
@@ -46,7 +46,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 sys.setswitchinterval(1e-6)
-from hub.formats.report_style import register_fonts
+from hub.formats.printed.style import register_fonts
 
 together = Barrier(4)
 

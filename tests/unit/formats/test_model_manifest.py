@@ -8,7 +8,7 @@ import pytest
 
 from hub.domain.model_runtime import Artefact
 from hub.errors import ConfigError, ConfigProblem
-from hub.formats.model_manifest import load_package, manifest_schema, read_manifest
+from hub.formats.manifest.model_manifest import load_package, manifest_schema, read_manifest
 from tests.unit.adapters import toy_models
 
 GRAPH = b"the graph"

@@ -18,9 +18,9 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from hub.domain.model_input import ImageInput
 from hub.errors import CaidxError, RejectedError, UnsuitableError
-from hub.formats.image import read_single_image
-from hub.formats.pixel_data import read_object
-from hub.formats.volume import Volume, read_volume
+from hub.formats.images.image import read_single_image
+from hub.formats.images.pixel_data import read_object
+from hub.formats.images.volume import Volume, read_volume
 from tests.unit.enhanced import enhanced_ct
 from tests.unit.imaging import ct_dataset, ct_series, ct_slice, file_bytes
 
@@ -253,7 +253,7 @@ def test_compressed_claims_are_refused_before_anything_is_allocated(
     syntax = (JPEG2000Lossless, _jpeg_2000)
     huge = enhanced_ct(slices(), compress=syntax, Rows=9000, Columns=9000)
     many = enhanced_ct(slices(), compress=syntax, NumberOfFrames=60000)
-    monkeypatch.setattr("hub.formats.volume.np.empty", never)
+    monkeypatch.setattr("hub.formats.images.volume.np.empty", never)
     with pytest.raises(RejectedError, match="compressed bytes cannot hold 810000000 bytes"):
         read(huge)
     with pytest.raises(RejectedError, match="holds 5 frames, not 60000"):

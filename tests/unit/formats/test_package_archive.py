@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from hub.errors import ConfigError
-from hub.formats.package_archive import (
+from hub.formats.manifest.package_archive import (
     MOST_DIRECTORY_BYTES,
     MOST_MEMBERS,
     PackageArchive,

@@ -15,7 +15,7 @@ from hub.domain.delivery import Document
 from hub.domain.finding import ParametricMap
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.errors import IntegrityError, RejectedError
-from hub.formats import parametric_map
+from hub.formats.seg import parametric_map
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT, validator_errors
 from tests.unit.formats.images_of_itk import read_nrrd, run_dcmqi

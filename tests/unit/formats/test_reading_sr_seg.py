@@ -19,11 +19,11 @@ from pydicom.uid import ComprehensiveSRStorage
 from hub.domain.delivery import DocumentKind
 from hub.domain.study import Instance, Location
 from hub.errors import CaidxError, RejectedError, UnsuitableError
-from hub.formats.dicom_header import instance_from_header, scan_header, split_part10
-from hub.formats.image import read_single_image
-from hub.formats.seg_reading import SegmentationOfOthers, read_segmentation
-from hub.formats.sr_reading import read_report
-from hub.formats.volume import read_volume
+from hub.formats.dicom.header import instance_from_header, scan_header, split_part10
+from hub.formats.images.image import read_single_image
+from hub.formats.images.volume import read_volume
+from hub.formats.seg.reading import SegmentationOfOthers, read_segmentation
+from hub.formats.sr.reading import read_report
 from tests import builders
 from tests.unit.formats.encoded import all_documents
 from tests.unit.imaging import ct_dataset, ct_slice, file_bytes
@@ -106,7 +106,7 @@ def test_a_report_nested_ten_thousand_deep_is_refused() -> None:
 
 
 def test_a_report_of_too_many_items_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.formats.sr_reading.MAXIMUM_CONTENT_ITEMS", 2)
+    monkeypatch.setattr("hub.formats.sr.reading.MAXIMUM_CONTENT_ITEMS", 2)
     with pytest.raises(RejectedError, match="more than 2 content items"):
         read_report(_nested_report(3))
 

@@ -16,8 +16,10 @@ from hub.domain.finding import GraphicType, ImageLocation, ParametricMap
 from hub.domain.inference import ImagingInput, InputRole
 from hub.domain.report import ReportVersion
 from hub.errors import IntegrityError
-from hub.formats import dicom_seg, fhir_report, record
+from hub.formats import record
 from hub.formats.encoding import EncodingContext
+from hub.formats.fhir import report as fhir_report
+from hub.formats.seg import binary as dicom_seg
 from tests.builders import (
     HOUNSFIELD,
     LOW_ATTENUATION,

@@ -8,7 +8,7 @@ import pytest
 from pydicom.encaps import encapsulate
 
 from hub.errors import RejectedError
-from hub.formats.rendered_image import rendered
+from hub.formats.images.rendered_image import rendered
 from tests.unit.enhanced import enhanced_ct
 from tests.unit.imaging import ct_dataset, ct_slice, file_bytes
 

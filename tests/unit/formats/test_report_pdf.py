@@ -12,7 +12,7 @@ from hub.domain.delivery import Document, DocumentKind
 from hub.domain.finding import Finding
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.model_output import DetectionMeasurement, DetectionsFinding
-from hub.formats.report_text import date, number, person_name, printable, time
+from hub.formats.printed.words import date, number, person_name, printable, time
 from tests import builders
 from tests.unit.formats.encoded import all_documents, output_of
 

@@ -22,7 +22,7 @@ from hub.domain.report import (
     ReportStatus,
     ReportVersion,
 )
-from hub.formats import report_pdf
+from hub.formats.printed import pdf as report_pdf
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT, all_documents, output_of, validator_errors
 

@@ -16,8 +16,10 @@ from hub.domain.delivery import Document
 from hub.domain.finding import Region
 from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.errors import RejectedError
-from hub.formats import dicom_seg, seg_fractional, seg_labelmap
-from hub.formats.seg_reading import read_segmentation
+from hub.formats.seg import binary as dicom_seg
+from hub.formats.seg import fractional as seg_fractional
+from hub.formats.seg import labelmap as seg_labelmap
+from hub.formats.seg.reading import read_segmentation
 from tests import builders
 from tests.unit.formats.encoded import CONTEXT, validator_errors
 from tests.unit.formats.images_of_itk import read_nrrd, run_dcmqi

@@ -14,9 +14,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from hub.errors import CaidxError, RejectedError, UnsuitableError
-from hub.formats.image import read_single_image
-from hub.formats.pixel_data import read_image
-from hub.formats.volume import Volume, read_volume
+from hub.formats.images.image import read_single_image
+from hub.formats.images.pixel_data import read_image
+from hub.formats.images.volume import Volume, read_volume
 from tests.unit.imaging import ct_dataset, ct_series, ct_slice, file_bytes
 
 ALL_SYNTAXES = "dicom/ct-chest-one-slice-all-syntaxes"

@@ -10,7 +10,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from hub.errors import CaidxError, RejectedError, UnsuitableError
-from hub.formats.waveform import read_waveform
+from hub.formats.images.waveform import read_waveform
 
 
 def ecg() -> pydicom.Dataset:

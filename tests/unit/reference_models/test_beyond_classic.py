@@ -30,7 +30,7 @@ from hub.domain.inference import (
 )
 from hub.domain.intended_use import unsuitable_reasons
 from hub.errors import IntegrityError, RejectedError
-from hub.formats.ct_phantom import ChestPhantom, chest_phantom
+from hub.formats.images.ct_phantom import ChestPhantom, chest_phantom
 from hub.ports import AdapterContext, ModelPackage
 from hub.store.packages import read_package
 from model_adapters.onnx_local import ADAPTER

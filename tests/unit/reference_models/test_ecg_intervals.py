@@ -18,7 +18,7 @@ from pydicom.data import get_testdata_file
 import model_adapters.reference_models
 from hub.domain.model_card import ModelCard
 from hub.errors import UnsuitableError
-from hub.formats.model_manifest import read_manifest
+from hub.formats.manifest.model_manifest import read_manifest
 from model_adapters.tensors.ecg import QRS, P, T, intervals_from_wave_classes
 
 MANIFEST = Path(model_adapters.reference_models.__file__).parent / "ecg-intervals" / "model.yaml"

@@ -29,10 +29,10 @@ from hub.domain.inference import (
 from hub.domain.intended_use import unsuitable_reasons
 from hub.domain.model_runtime import Artefact
 from hub.domain.study import Completeness, Instance, Location, Series, Study, StudyKey
-from hub.formats.ct_phantom import chest_phantom
-from hub.formats.dicom_header import instance_from_header, scan_header
-from hub.formats.model_manifest import load_package
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.header import instance_from_header, scan_header
+from hub.formats.dicom.part10 import split_part10
+from hub.formats.images.ct_phantom import chest_phantom
+from hub.formats.manifest.model_manifest import load_package
 from hub.ports import AdapterContext, ModelPackage
 from model_adapters.onnx_local import ADAPTER
 from tests.peers import find_tool

@@ -26,9 +26,9 @@ from hub.domain.observation import Observation
 from hub.domain.observed_input import chosen_input
 from hub.domain.study import Study
 from hub.errors import UnsuitableError
-from hub.formats.fhir_observation import observation_of
+from hub.formats.fhir.observation import observation_of
 from hub.formats.invariants import check_result
-from hub.formats.model_manifest import read_manifest
+from hub.formats.manifest.model_manifest import read_manifest
 from hub.formats.ucum import value_in
 from hub.ports import AdapterContext, ModelPackage
 from hub.store.packages import read_package

@@ -15,8 +15,13 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from hub.formats.ct_phantom import FIELD_OF_VIEW_MM, ChestPhantom, PhantomTruth, chest_phantom
-from hub.formats.model_manifest import read_manifest
+from hub.formats.images.ct_phantom import (
+    FIELD_OF_VIEW_MM,
+    ChestPhantom,
+    PhantomTruth,
+    chest_phantom,
+)
+from hub.formats.manifest.model_manifest import read_manifest
 from model_adapters.reference_models.lung_density_graph import GRAPH_FILE, graph_bytes
 
 Volume = NDArray[np.float32]

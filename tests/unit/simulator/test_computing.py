@@ -23,7 +23,7 @@ from hub.domain.inference import (
 from hub.domain.intended_use import age_years
 from hub.domain.study import Completeness, EvidenceKind
 from hub.errors import CaidxError, ConfigError, RejectedError, TransientError
-from hub.formats.contract import decode_request, encode_request
+from hub.formats.contract.messages import decode_request, encode_request
 from hub.ports import AdapterContext, AdapterKind, Health, HealthState, ModelPackage
 from hub.registry import Components
 from hub.simulator.computing import ComputedAnswers

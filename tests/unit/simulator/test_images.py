@@ -12,9 +12,9 @@ import pytest
 
 from hub.domain.study import Instance, Location, Series
 from hub.errors import IntegrityError, RejectedError, TransientError
-from hub.formats.contract import decode_request, encode_request
-from hub.formats.contract_request import DicomInputMessage
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.contract.messages import decode_request, encode_request
+from hub.formats.contract.request import DicomInputMessage
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.ports import Retrieval
 from hub.simulator.images import FolderStore, retrieved
 from tests.builders import chest_ct_study, request_for

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hub.errors import TransientError
-from hub.store.bell import Bell
+from hub.store.segments.bell import Bell
 
 ONE, TWO = "1" * 32 + ".segment", "2" * 32 + ".segment"
 
@@ -52,7 +52,7 @@ def test_another_process_is_heard(tmp_path: Path) -> None:
     listener = Bell(tmp_path / "bell")
     listener.wait(0)
     code = (
-        "import sys; from pathlib import Path; from hub.store.bell import Bell; "
+        "import sys; from pathlib import Path; from hub.store.segments.bell import Bell; "
         "Bell(Path(sys.argv[1])).ring(sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "bell"), ONE], check=True)

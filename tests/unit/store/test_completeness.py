@@ -11,7 +11,7 @@ from hub.ports import EndOfTransfer, Expectation, ExpectationSource
 from hub.store import studies
 from hub.store.index_mark import index_mark
 from hub.store.schema import instances, study_revisions
-from hub.store.segment_names import path_of
+from hub.store.segments.names import path_of
 from hub.store.series_progress import OpenStudy, close_early
 from tests.fakes import FrozenClock
 from tests.received import instance_uid, received_object, study_uid

@@ -18,10 +18,10 @@ import pytest
 from hub.errors import IntegrityError, TransientError
 from hub.ports import EndOfTransfer
 from hub.store.disk import Disk
-from hub.store.extent_files import ExtentFiles, is_all_zero
-from hub.store.extents import ExtentPool
-from hub.store.objects import SegmentStore
-from hub.store.segment_names import EXTENT_CLASSES, FREE, MEBIBYTE, free_name, parse_free, path_of
+from hub.store.segments.extent_files import ExtentFiles, is_all_zero
+from hub.store.segments.extents import ExtentPool
+from hub.store.segments.names import EXTENT_CLASSES, FREE, MEBIBYTE, free_name, parse_free, path_of
+from hub.store.segments.objects import SegmentStore
 from tests.received import SENDER, Receiving, received_object
 
 SMALL, MEDIUM, LARGE, LARGEST = EXTENT_CLASSES
@@ -172,7 +172,7 @@ def test_many_threads_never_claim_the_same_extent(root: Path) -> None:
 CLAIM = """
 import sys
 from pathlib import Path
-from hub.store.extents import ExtentPool
+from hub.store.segments.extents import ExtentPool
 pool = ExtentPool(Path(sys.argv[1]), 0, 0)
 pool.keep_ready()
 print("ready", flush=True)

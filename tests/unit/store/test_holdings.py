@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hub.errors import IntegrityError
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from hub.ports import ReceivedObject, StudyQuery
 from hub.store import schema
 from hub.store.database import Database

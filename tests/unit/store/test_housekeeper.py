@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from hub.domain.process import ProcessIdentity
 from hub.errors import RejectedError
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.ports import (
     CommitmentReport,
     CommitmentRequest,
@@ -24,7 +24,6 @@ from hub.ports import (
 from hub.store import workers
 from hub.store.index_batch import Round
 from hub.store.knowledge import StoreKnowledge
-from hub.store.log_reader import Portion
 from hub.store.schema import (
     association_studies,
     associations,
@@ -35,6 +34,7 @@ from hub.store.schema import (
     storage_commitments,
 )
 from hub.store.schema import instances as instances_table
+from hub.store.segments.log_reader import Portion
 from tests.unit.store.test_retention import DAY, Site, site
 from tests.unit.test_pipeline import SENDER, as_received
 

@@ -13,17 +13,18 @@ import pytest
 import sqlalchemy as sa
 
 from hub.domain.study import EvidenceKind, StudyKey
-from hub.formats.ct_phantom import chest_phantom
-from hub.formats.part10 import split_part10
+from hub.formats.dicom.part10 import split_part10
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.ports import EndOfTransfer, ReceivedObject, Sender
-from hub.store import audit, instances, segment_followers, studies
+from hub.store import audit, instances, studies
 from hub.store.database import Database
 from hub.store.index_batch import OTHER_BYTES, TWO_PATIENTS, QuietTimes
 from hub.store.index_mark import index_mark
 from hub.store.schema import alerts, associations
 from hub.store.schema import instances as instances_table
 from hub.store.schema import segments as segments_table
-from hub.store.segment_followers import RECORDS_PER_ROUND
+from hub.store.segments import followers as segment_followers
+from hub.store.segments.followers import RECORDS_PER_ROUND
 from tests.fakes import FrozenClock
 from tests.received import received_object, study_uid
 from tests.stored import StoreBench

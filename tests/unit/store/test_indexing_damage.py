@@ -10,18 +10,18 @@ import pytest
 import sqlalchemy as sa
 
 from hub.errors import TransientError
-from hub.formats.part10 import part10_prefix
+from hub.formats.dicom.part10 import part10_prefix
 from hub.ports import ReceivedObject
-from hub.store import erasing
-from hub.store.erasing import Eraser
-from hub.store.extents import ExtentPool
 from hub.store.journal import Journal
-from hub.store.log_reader import DAMAGED, UNREADABLE, Share, read_portion
 from hub.store.schema import alerts, association_studies, associations
 from hub.store.schema import instances as instances_table
 from hub.store.schema import segments as segments_table
-from hub.store.segment_format import HEADER_SIZE, SegmentHeader
-from hub.store.segment_writer import SegmentWriter
+from hub.store.segments import erasing
+from hub.store.segments.erasing import Eraser
+from hub.store.segments.extents import ExtentPool
+from hub.store.segments.format import HEADER_SIZE, SegmentHeader
+from hub.store.segments.log_reader import DAMAGED, UNREADABLE, Share, read_portion
+from hub.store.segments.writer import SegmentWriter
 from tests.received import received_object, study_uid
 from tests.stored import StoreBench
 from tests.unit.store.test_indexing import RELEASED, column

@@ -18,19 +18,19 @@ from hub.errors import TransientError
 from hub.ports import HealthState
 from hub.store import audit, index_batch, indexing, instances, studies, transfers
 from hub.store.disk import Disk
-from hub.store.objects import SegmentLog
 from hub.store.reception import StudyReception
 from hub.store.schema import alerts, associations
 from hub.store.schema import instances as instances_table
 from hub.store.schema import segments as segments_table
-from hub.store.segment_followers import RECORDS_PER_ROUND
-from hub.store.segment_format import (
+from hub.store.segments.followers import RECORDS_PER_ROUND
+from hub.store.segments.format import (
     CONTINUED,
     HEADER_SIZE,
     RECORD_HEADER_SIZE,
     read_record_header,
 )
-from hub.store.segment_names import path_of
+from hub.store.segments.names import path_of
+from hub.store.segments.objects import SegmentLog
 from tests.fakes import FrozenClock
 from tests.received import received_object, study_uid
 from tests.stored import StoreBench

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from hub.errors import IntegrityError
-from hub.store import segment_followers
 from hub.store.index_mark import index_mark
-from hub.store.log_reader import DAMAGED
 from hub.store.schema import alerts, associations
 from hub.store.schema import segments as segments_table
+from hub.store.segments import followers as segment_followers
+from hub.store.segments.log_reader import DAMAGED
 from tests.fakes import FrozenClock
 from tests.received import received_object
 from tests.stored import StoreBench

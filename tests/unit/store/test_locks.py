@@ -23,7 +23,7 @@ from hub.domain.inference import InferenceRequest, InferenceResult
 from hub.domain.patient import PatientChange, PatientChangeKind
 from hub.domain.report import Person, ReportCause
 from hub.errors import IntegrityError, RejectedError, TransientError
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.ports import AFTER_COMMIT, Job
 from hub.store import audit, deliveries, patients, results
 from hub.store.database import Database, open_database

@@ -13,13 +13,13 @@ import pytest
 
 from hub.domain.study import Location
 from hub.errors import IntegrityError, TransientError
-from hub.formats.part10 import part10
+from hub.formats.dicom.part10 import part10
 from hub.ports import EndOfTransfer
-from hub.store import objects
-from hub.store.extents import ExtentPool
-from hub.store.objects import SegmentStore
-from hub.store.segment_format import HEADER_SIZE, RECORD_HEADER_SIZE, whole_records
-from hub.store.segment_names import path_of
+from hub.store.segments import objects
+from hub.store.segments.extents import ExtentPool
+from hub.store.segments.format import HEADER_SIZE, RECORD_HEADER_SIZE, whole_records
+from hub.store.segments.names import path_of
+from hub.store.segments.objects import SegmentStore
 from tests.received import Receiving, received_object, study_uid
 
 

@@ -19,7 +19,7 @@ from hub.domain.order import Order, OrderState
 from hub.domain.patient import PatientChange, PatientChangeKind
 from hub.domain.routing import LateImages, RouteMode, RouteTrigger
 from hub.errors import RejectedError, TransientError, UnsuitableError
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.order_steps import NOT_HERE
 from hub.ports import PlacedOrder
 from hub.store import audit

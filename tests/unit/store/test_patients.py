@@ -14,9 +14,9 @@ from hub.domain.patient import PatientChange, PatientChangeKind
 from hub.store.database import Database
 from hub.store.journal import Journal
 from hub.store.knowledge import StoreKnowledge
-from hub.store.objects import SegmentStore
 from hub.store.patients import current_identity, record_change
 from hub.store.schema import audit_log, patient_changes
+from hub.store.segments.objects import SegmentStore
 from tests.fakes import FrozenClock
 
 

@@ -9,15 +9,15 @@ from random import Random
 import pytest
 
 from hub.domain.study import Location
-from hub.formats.part10 import part10
+from hub.formats.dicom.part10 import part10
 from hub.ports import EndOfTransfer, ReceivedObject, Sender
 from hub.store.disk import Disk
-from hub.store.extent_files import is_all_zero
-from hub.store.extents import ExtentPool
-from hub.store.objects import SegmentStore
 from hub.store.reception import IntakeLimits, SegmentIntake, StudyReception
-from hub.store.segment_format import RecordKind, whole_records
-from hub.store.segment_names import FREE
+from hub.store.segments.extent_files import is_all_zero
+from hub.store.segments.extents import ExtentPool
+from hub.store.segments.format import RecordKind, whole_records
+from hub.store.segments.names import FREE
+from hub.store.segments.objects import SegmentStore
 from tests.fakes import FrozenClock
 from tests.power_cut import CutDisk, PowerCutError
 from tests.received import received_object

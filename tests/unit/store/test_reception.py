@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from hub.errors import RejectedError, TransientError
-from hub.formats.part10 import part10
+from hub.formats.dicom.part10 import part10
 from hub.ports import EndOfTransfer, ReceivedObject, Sender, Spool
 from hub.store.disk import Buffer, Disk
 from hub.store.reception import OPEN_SEGMENTS, StudyReception
-from hub.store.segment_format import HEADER_SIZE, RECORD_HEADER_SIZE, RecordKind
-from hub.store.segment_names import FREE, MEBIBYTE
-from hub.store.segment_writer import END_ROOM, bytes_needed
+from hub.store.segments.format import HEADER_SIZE, RECORD_HEADER_SIZE, RecordKind
+from hub.store.segments.names import FREE, MEBIBYTE
+from hub.store.segments.writer import END_ROOM, bytes_needed
 from tests.received import SENDER, Receiving, instance_uid, received_object, study_uid
 
 
@@ -342,7 +342,9 @@ def test_below_the_watermark_nothing_is_taken_until_there_is_room(
 
     monkeypatch.setattr(os, "statvfs", statvfs)
     now = [time.monotonic() + 1]
-    monkeypatch.setattr("hub.store.extents.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(
+        "hub.store.segments.extents.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
     for _ in range(5):
         with pytest.raises(TransientError, match="out of disk space"):
             reception.store(received_object(1, 2))

@@ -14,12 +14,11 @@ import sqlalchemy as sa
 from hub.domain.process import ProcessIdentity
 from hub.domain.routing import RouteMode
 from hub.errors import IntegrityError, RejectedError, TransientError
-from hub.formats.ct_phantom import chest_phantom
+from hub.formats.images.ct_phantom import chest_phantom
 from hub.formats.route_expression import compile_expression
 from hub.ports import EndOfTransfer
 from hub.store import audit, instances, workers
 from hub.store.database import Database
-from hub.store.erasing import Eraser
 from hub.store.housekeeper import EngineRecords, Housekeeper
 from hub.store.retention import Kept, RetentionPolicy, StudyKeeper
 from hub.store.schema import (
@@ -35,6 +34,7 @@ from hub.store.schema import (
     study_revisions,
 )
 from hub.store.schema import instances as instances_table
+from hub.store.segments.erasing import Eraser
 from tests.unit.test_pipeline import SENDER, Bench, _route, as_received, make_bench
 
 DAY = 86400.0

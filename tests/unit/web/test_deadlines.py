@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from hub.ports import EndOfTransfer
 from hub.web.protocol import PatientProtocol
 from tests.contracts.recording import STUDY, dicom_file, eventually

@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from connectors.dicomweb import dicom_json
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from tests.contracts.recording import dicom_file
 from tests.dicomweb_server import DicomWebServer, dicomweb_server
 from tests.unit.connectors.dicomweb.bodies import multipart, parts_of, stow

@@ -10,7 +10,7 @@ import pytest
 
 from connectors.dicomweb.parts import MOST_IN_MEMORY
 from hub.errors import IntegrityError, RejectedError, TransientError
-from hub.formats.dicom_header import split_part10
+from hub.formats.dicom.header import split_part10
 from hub.ports import EndOfTransfer
 from tests.contracts.recording import ENCAPSULATED_PDF, PATIENT_ID, STUDY, dicom_file, eventually
 from tests.dicomweb_server import DicomWebServer, dicomweb_server

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from connectors.fhir.config import FhirDestinationConfig
 from connectors.fhir.local_references import URI, localized
 from hub.domain.delivery import DocumentKind
-from hub.formats.fhir_bundle_view import objects_in
+from hub.formats.fhir.bundle_view import objects_in
 from tests.unit.formats.case_reports import CASE_REPORTS
 
 Json = dict[str, Any]

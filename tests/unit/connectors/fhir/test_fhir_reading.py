@@ -13,8 +13,8 @@ import pytest
 from connectors.fhir.matching import fits
 from connectors.fhir.parameters import SEARCHES, Wanted
 from hub.domain.order import OrderState
-from hub.formats.fhir_bundle_view import objects_in
-from hub.formats.fhir_facade import SHOWN, resources_in
+from hub.formats.fhir.bundle_view import objects_in
+from hub.formats.fhir.facade import SHOWN, resources_in
 from tests.fhir_source import NOW, FhirSource, fhir_source, outcome_texts
 from tests.unit.connectors.fhir.messages import UID, observation, service_request, task
 from tests.unit.connectors.fhir.reports import ISSUERS, another, hold

@@ -1,0 +1,1 @@
+"""The contract with vendors' services as JSON (docs/contract)."""

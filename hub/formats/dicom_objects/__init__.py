@@ -1,0 +1,1 @@
+"""DICOM objects that the hub writes, and what all of them share (PS3.3)."""

@@ -1,0 +1,1 @@
+"""HL7 v2.5.1 messages, in and out."""

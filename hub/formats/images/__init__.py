@@ -1,0 +1,1 @@
+"""Images and recordings, as models are given them and as people see them."""
