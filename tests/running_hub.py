@@ -485,9 +485,11 @@ def _listens(port: int) -> bool:
 
 def _holds_something(process: psutil.Process) -> bool:
     """One that ended holds no port, file or lock any more, also before somebody has asked for its
-    exit status: whoever inherited it may take a second for that."""
+    exit status: whoever inherited it may take a second for that. But its first thread may have
+    ended before the others."""
     with suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        has_ended = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return bool(process.is_running() and not has_ended)
     return False
 
 
