@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,10 @@ def test_a_model_is_registered_while_the_hub_runs_and_asked_about_the_next_study
 ) -> None:
     hub = start_hub(workers=2, sections=sections(None))
     site = Site(hub, tmp_path, Tally(tmp_path / "none"))
-    alerts = [row["message"] for row in hub.rows("SELECT message FROM alerts")]
-    assert alerts == [f"its model {MODEL} is neither configured nor registered"]
+    alerts = partial(hub.rows, "SELECT message FROM alerts")
+    wait_for(lambda: alerts() != [], "an alert", explain=hub.log_text)
+    told = [row["message"] for row in alerts()]
+    assert told == [f"its model {MODEL} is neither configured nor registered"]
     before = site.send()
     assert site.decision(before) == "rule-error"
 
