@@ -16,10 +16,8 @@ from pydantic import TypeAdapter
 from hub.domain.observation import Observation
 from hub.errors import TransientError
 from hub.store.database import insert_new_rows, parts
-from hub.store.observations import digest_of
+from hub.store.observations import Name, digest_of, names_of
 from hub.store.schema_orders import observations
-
-Name = tuple[str, ...]
 
 _VALUE = TypeAdapter(Observation)
 
@@ -40,7 +38,7 @@ class Told:
         """Of a whole message, in its order."""
         first = {value.observation_id: value for value in reversed(values)}
         rows = {name: _row_of(first[name]) for name in sorted(first)}
-        return cls(values, [tuple(_names(value)) for value in values], rows)
+        return cls(values, [names_of(value) for value in values], rows)
 
 
 def keep(connection: sa.Connection, told: Told, at: datetime) -> list[Observation]:
@@ -147,14 +145,6 @@ def _row_of(value: Observation) -> dict[str, object]:
         "content": _VALUE.dump_python(value, mode="json"),
         "effective_at": value.effective_at,
     }
-
-
-def _names(value: Observation) -> Iterator[Name]:
-    """Where it stands, and its business identifier."""
-    if value.reference:
-        yield ("reference", value.reference)
-    if value.identifier is not None:
-        yield ("identifier", value.identifier[0], digest_of(value.identifier))
 
 
 # --- the database ----------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from hub.store.database import insert_new, parts
 from hub.store.schema import studies, study_revisions
 from hub.store.schema_orders import case_observations, observations
 
+Name = tuple[str, ...]
+
 _ONE = TypeAdapter(Observation)
 _SEVERAL = TypeAdapter(tuple[Observation, ...])
 
@@ -39,31 +41,33 @@ def digest_of(identifier: tuple[str, str] | None) -> str:
     return "" if identifier is None else hashlib.sha256(identifier[1].encode()).hexdigest()
 
 
-def _names(value: Observation) -> tuple[tuple[str, ...], ...]:
+def names_of(value: Observation) -> tuple[Name, ...]:
     """Two values with one of these in common are versions of one thing: where it stands, and its
-    business identifier."""
+    business identifier, as the database knows it."""
     stands = (("reference", value.reference),) if value.reference else ()
-    return (*stands, *(() if value.identifier is None else (("identifier", *value.identifier),)))
+    if value.identifier is None:
+        return stands
+    return (*stands, ("identifier", value.identifier[0], digest_of(value.identifier)))
 
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
     """What sources said last, to be found by what was said before."""
 
-    by_name: Mapping[tuple[str, ...], Sequence[Observation]]
+    by_name: Mapping[Name, Sequence[Observation]]
 
     @classmethod
     def among(cls, values: Sequence[Observation]) -> Corrections:
         """Of several of one thing the first one is found."""
-        by_name: dict[tuple[str, ...], list[Observation]] = {}
+        by_name: dict[Name, list[Observation]] = {}
         for value in values:
-            for name in _names(value):
+            for name in names_of(value):
                 by_name.setdefault(name, []).append(value)
         return cls(by_name)
 
     def of(self, old: Observation) -> list[Observation]:
         """The same resource, which says something else."""
-        alike = (new for name in _names(old) for new in self.by_name.get(name, ()))
+        alike = (new for name in names_of(old) for new in self.by_name.get(name, ()))
         return [new for new in alike if _said(new) != _said(old)]
 
 
@@ -127,7 +131,7 @@ def chosen(codes: Collection[Code], *told: Sequence[Observation]) -> tuple[Obser
     found: list[Observation] = []
     known: set[object] = set()
     for value in (value for one in told for value in one):
-        names = (*_names(value), value.observation_id)
+        names = (*names_of(value), value.observation_id)
         if known.isdisjoint(names):
             found.append(value)
             known.update(names)
